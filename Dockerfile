@@ -1,0 +1,30 @@
+# The Grand Challenge algorithm: one case from /input to /output. do_build.sh builds it.
+# The base brings torch for CUDA 12.6, which the drivers of the platform's T4 cards can run.
+ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
+FROM ${BASE_IMAGE} AS exec
+
+# Over the base's own packages, torch among them. The base may lack ensurepip and forbid pip outside
+# of a virtual environment (PEP 668); its pip, seen through --system-site-packages, installs here.
+RUN python3 -m venv --system-site-packages --without-pip /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+
+WORKDIR /opt/app
+COPY requirements.txt ./
+RUN python -m pip install --no-cache-dir -r requirements.txt
+
+# The platform may choose any uid and leave the home folder unwritable: caches go to /tmp, and the
+# byte code is made now. The allocator keeps what it has instead of faulting pages in for each batch.
+ENV PYTHONUNBUFFERED=1 \
+    XDG_CACHE_HOME=/tmp/cache \
+    MALLOC_MMAP_MAX_=0 \
+    MALLOC_TRIM_THRESHOLD_=17179869184 \
+    OMP_WAIT_POLICY=PASSIVE
+COPY inference.py ./
+COPY model/ model/
+COPY resources/ resources/
+RUN python -m compileall -q --invalidation-mode unchecked-hash model
+
+LABEL org.grand-challenge.api-method="exec"
+RUN useradd --no-log-init --create-home --uid 10001 user
+USER 10001:10001
+ENTRYPOINT ["python", "inference.py"]

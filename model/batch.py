@@ -1,0 +1,131 @@
+"""Padded tensors of several cases.
+
+Shape letters, here and in every fusion: B cases, N patches (padded), D embedding width, G genes,
+C clinical columns, P gene sets, T outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+Modality = Literal["slide", "rna", "clinical"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+
+class Dims(BaseModel):
+    """Widths of a model's inputs and output; 0 where it does not use the modality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding: int = 0
+    genes: int = 0
+    clinical: int = 0
+    outputs: int = 1
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The embedded patches of one case.
+
+    Attributes:
+        embeddings: (N, D) float32.
+        coords: (N, 2) int64, top-left corners in level-0 pixels of the patch's slide.
+        slide_index: (N,) int64, which of the case's slides a patch is from.
+    """
+
+    embeddings: torch.Tensor
+    coords: torch.Tensor
+    slide_index: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CaseInputs:
+    """One case's tensors, each None where the case lacks the modality.
+
+    Attributes:
+        bag: (N, D) embeddings.
+        coords: (N, 2) level-0 pixels.
+        rna: (G,) standardised expression.
+        clinical: (C,) encoded record.
+    """
+
+    bag: torch.Tensor | None = None
+    coords: torch.Tensor | None = None
+    rna: torch.Tensor | None = None
+    clinical: torch.Tensor | None = None
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """List the modalities that the case has."""
+        values = {"slide": self.bag, "rna": self.rna, "clinical": self.clinical}
+        return tuple(name for name in MODALITIES if values[name] is not None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B cases, padded to the longest bag; an absent modality holds zeros.
+
+    Attributes:
+        bag: (B, N, D).
+        mask: (B, N) bool, True = real patch.
+        coords: (B, N, 2) int64, level-0 pixels.
+        rna: (B, G).
+        clinical: (B, C).
+        slide_present: (B,) bool; with `rna_present` and `clinical_present`, what each case has.
+    """
+
+    bag: torch.Tensor
+    mask: torch.Tensor
+    coords: torch.Tensor
+    rna: torch.Tensor
+    clinical: torch.Tensor
+    slide_present: torch.Tensor
+    rna_present: torch.Tensor
+    clinical_present: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.bag.shape[0]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy the batch to a device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def present(self, modality: Modality) -> torch.Tensor:
+        """Return which cases have a modality (B,)."""
+        return {
+            "slide": self.slide_present,
+            "rna": self.rna_present,
+            "clinical": self.clinical_present,
+        }[modality]
+
+
+def collate(cases: Sequence[CaseInputs], dims: Dims) -> Batch:
+    """Pad cases to one batch; the widths come from `dims`, so that a case may lack anything."""
+    bags = [case.bag if case.bag is not None else torch.zeros(0, dims.embedding) for case in cases]
+    longest = max(1, *(len(bag) for bag in bags))
+    bag = torch.zeros(len(cases), longest, dims.embedding)
+    mask = torch.zeros(len(cases), longest, dtype=torch.bool)
+    coords = torch.zeros(len(cases), longest, 2, dtype=torch.int64)
+    for index, (case, patches) in enumerate(zip(cases, bags, strict=True)):
+        bag[index, : len(patches)] = patches
+        mask[index, : len(patches)] = True
+        if case.coords is not None:
+            coords[index, : len(patches)] = case.coords
+    return Batch(
+        bag=bag,
+        mask=mask,
+        coords=coords,
+        rna=_rows([case.rna for case in cases], dims.genes),
+        clinical=_rows([case.clinical for case in cases], dims.clinical),
+        slide_present=mask.any(dim=1),
+        rna_present=torch.tensor([case.rna is not None for case in cases]),
+        clinical_present=torch.tensor([case.clinical is not None for case in cases]),
+    )
+
+
+def _rows(vectors: Sequence[torch.Tensor | None], width: int) -> torch.Tensor:
+    """Stack vectors (B, width), zeros where one is None."""
+    return torch.stack([torch.zeros(width) if v is None else v for v in vectors])

@@ -1,0 +1,261 @@
+"""The one artifact: weights, preprocessing and time mapping in one safetensors file.
+
+`python -m model.bundle PATH` prints the manifest.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from model.batch import Bag, Batch, CaseInputs, Dims, collate
+from model.case import Case
+from model.clinical import ClinicalSpec
+from model.encoder import ENCODERS, EncoderSpec
+from model.errors import BundleError, ConfigError, Warn
+from model.fusion import Fusion, build_fusion
+from model.interface import Unit
+from model.patches import PatchSpec
+from model.rna import RnaSpec, Scale
+from model.survival import MappingKind, TimeMapping, risk
+
+FORMAT = 1
+
+
+class Task(BaseModel):
+    """What is predicted, in which unit, through which interface preset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str
+    unit: Unit
+    interface: str
+
+
+class RnaManifest(BaseModel):
+    """The part of an RnaSpec that is not a tensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    genes: tuple[str, ...]
+    scale: Scale
+    max_missing: float
+
+
+class MemberManifest(BaseModel):
+    """One member: its own preprocessing, fitted on its own training cases, and its widths.
+
+    `risk_mean` and `risk_sd` are those of its training risks; the ensemble averages z-scores.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rna: RnaManifest | None
+    clinical: ClinicalSpec | None
+    dims: Dims
+    risk_mean: float
+    risk_sd: float
+
+
+class Manifest(BaseModel):
+    """The bundle's header."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = FORMAT
+    notice: str
+    task: Task
+    encoder: EncoderSpec | None
+    patches: PatchSpec | None
+    fusion: str
+    settings: dict[str, JsonValue]
+    members: tuple[MemberManifest, ...]
+    mapping: MappingKind
+    provenance: dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fitted model with the preprocessing it was fitted with."""
+
+    fusion: Fusion
+    rna: RnaSpec | None
+    clinical: ClinicalSpec | None
+    risk_mean: float
+    risk_sd: float
+
+    def inputs(self, case: Case, bag: Bag | None, *, warn: Warn) -> CaseInputs:
+        """Turn a case and its bag into this member's tensors.
+
+        Raises:
+            CaseError: The RNA record lacks too many genes.
+        """
+        return CaseInputs(
+            bag=None if bag is None else bag.embeddings,
+            coords=None if bag is None else bag.coords,
+            rna=None
+            if self.rna is None or case.rna is None
+            else torch.from_numpy(self.rna.apply(case.rna, warn=warn)),
+            clinical=None
+            if self.clinical is None or case.clinical is None
+            else torch.from_numpy(self.clinical.apply(case.clinical, warn=warn)),
+        )
+
+    def collate(self, cases: list[CaseInputs]) -> Batch:
+        """Pad cases to one batch of this member's widths."""
+        return collate(cases, self.fusion.dims)
+
+    def risk(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """Return z-scored risks (B,)."""
+        with torch.inference_mode():
+            raw = risk(self.fusion(batch)).double().cpu().numpy()
+        return np.asarray((raw - self.risk_mean) / self.risk_sd)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A fitted ensemble and all that turns a case into its inputs."""
+
+    manifest: Manifest
+    members: tuple[Member, ...]
+    mapping: TimeMapping
+
+    def save(self, path: Path) -> None:
+        """Write the bundle under a temporary name, then rename it."""
+        tensors = {
+            f"mapping.{name}": torch.from_numpy(array)
+            for name, array in self.mapping.to_arrays().items()
+        }
+        for index, member in enumerate(self.members):
+            for name, tensor in member.fusion.state_dict().items():
+                tensors[f"member.{index}.fusion.{name}"] = tensor.contiguous().cpu()
+            if member.rna is not None:
+                tensors[f"member.{index}.rna.mean"] = torch.from_numpy(member.rna.mean)
+                tensors[f"member.{index}.rna.sd"] = torch.from_numpy(member.rna.sd)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        save_file(tensors, part, metadata={"manifest": self.manifest.model_dump_json()})
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Load a bundle; nothing in it is unpickled.
+
+        Raises:
+            BundleError: It is absent, damaged, of another format, or does not fit this program.
+        """
+        manifest = read_manifest(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            mapping = TimeMapping.from_arrays(
+                manifest.mapping,
+                {name: t.numpy() for name, t in _under(tensors, "mapping.").items()},
+            )
+            members = tuple(
+                _load_member(manifest, index, _under(tensors, f"member.{index}."))
+                for index in range(len(manifest.members))
+            )
+        except (KeyError, RuntimeError, ValueError, ConfigError) as error:
+            reason = str(error).splitlines()
+            found = " ".join(part.strip() for part in reason)
+            raise BundleError(f"{path}: expected the manifest's tensors, found {found}") from error
+        return cls(manifest, members, mapping)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest, without its tensors.
+
+    Raises:
+        BundleError: As `Bundle.load`.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path}: expected a bundle, found no file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("manifest")
+    except SafetensorError as error:
+        raise BundleError(f"{path}: expected a safetensors file, found {error}") from error
+    if header is None:
+        raise BundleError(f"{path}: expected a bundle, found safetensors without a manifest")
+    found = json.loads(header).get("format")
+    if found != FORMAT:
+        raise BundleError(f"{path}: expected bundle format {FORMAT}, found {found}")
+    try:
+        manifest = Manifest.model_validate_json(header)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: manifest: {field}: {first['msg']}") from error
+    _check_encoder(path, manifest)
+    return manifest
+
+
+def _check_encoder(path: Path, manifest: Manifest) -> None:
+    """Refuse a bundle whose embeddings this program would make differently."""
+    spec = manifest.encoder
+    if spec is None:
+        return
+    known = ENCODERS.get(spec.id)
+    if known is None:
+        raise BundleError(
+            f"{path}: expected an encoder among {', '.join(ENCODERS)}, found {spec.id!r}"
+        )
+    if spec.model_copy(update={"weights_sha256": known.weights_sha256}) != known:
+        raise BundleError(
+            f"{path}: expected the encoder {spec.id} as this program defines it, "
+            "found another preprocessing or architecture in the manifest"
+        )
+    for member in manifest.members:
+        if member.dims.embedding not in (0, spec.width):
+            raise BundleError(
+                f"{path}: expected a fusion of {spec.width}-wide embeddings for {spec.id}, "
+                f"found {member.dims.embedding}"
+            )
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _load_member(manifest: Manifest, index: int, tensors: dict[str, torch.Tensor]) -> Member:
+    member = manifest.members[index]
+    fusion = build_fusion(manifest.fusion, manifest.settings, member.dims)
+    fusion.load_state_dict(_under(tensors, "fusion."))
+    rna = None
+    if member.rna is not None:
+        rna = RnaSpec(
+            genes=member.rna.genes,
+            scale=member.rna.scale,
+            mean=tensors["rna.mean"].numpy(),
+            sd=tensors["rna.sd"].numpy(),
+            max_missing=member.rna.max_missing,
+        )
+        if not len(rna.genes) == len(rna.mean) == len(rna.sd) == member.dims.genes:
+            raise ValueError(f"{len(rna.genes)} genes for a model of {member.dims.genes}")
+    return Member(
+        fusion=fusion.eval(),
+        rna=rna,
+        clinical=member.clinical,
+        risk_mean=member.risk_mean,
+        risk_sd=member.risk_sd,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(read_manifest(Path(sys.argv[1])).model_dump_json(indent=2) + "\n")
+    except BundleError as error:
+        sys.exit(str(error))

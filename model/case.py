@@ -1,0 +1,295 @@
+"""One patient to score: where its files lie, and where its answer goes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import CaseError, Warn
+from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".mha", ".svs", ".mrxs", ".ndpi", ".scn", ".bif", ".dcm")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A flat JSON object and the file it came from."""
+
+    values: Mapping[str, object]
+    source: Path
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide and the mask of its tissue, where there is one."""
+
+    path: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient: slides, RNA and clinical record, each of which may be absent.
+
+    The records hold no label: whoever reads a case strips them.
+    """
+
+    case_id: str
+    slides: tuple[SlideFile, ...] = ()
+    rna: Record | None = None
+    clinical: Record | None = None
+    default_mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the Predictor says of one case.
+
+    Attributes:
+        risk: Higher = earlier event; the ensemble's mean of z-scored member risks.
+        time: Predicted time to the event, in `unit`.
+        survival: Months → probability of no event until then.
+        interval: 80 % interval of the time, in `unit`.
+        modalities: Those that the prediction was made from.
+    """
+
+    case_id: str
+    risk: float
+    time: float
+    unit: Unit
+    survival: Mapping[int, float]
+    interval: tuple[float, float]
+    modalities: tuple[str, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
+    """Read a Grand Challenge job.
+
+    Sockets are matched by slug in `inputs.json` and read at their `relative_path`; without
+    that file the interface's own paths are used.
+
+    Args:
+        input_dir: The job's folder, `/input` on the platform.
+        interface: The challenge's sockets.
+        warn: Takes each warning.
+
+    Raises:
+        CaseError: `inputs.json` or a record cannot be read, or a required socket is absent.
+    """
+    items = _read_inputs(input_dir, interface)
+    files = {
+        socket.slug: _find_image(input_dir, socket, items, warn)
+        for socket in (*interface.of("slide"), *interface.of("mask"))
+    }
+    masks = {mask.slide: files[mask.slug] for mask in interface.of("mask")}
+    slides = tuple(
+        SlideFile(path, masks.get(socket.slug))
+        for socket in interface.of("slide")
+        if (path := files[socket.slug]) is not None
+    )
+    return Case(
+        case_id=_case_id(input_dir, interface, items, slides),
+        slides=slides,
+        rna=_socket_record(input_dir, interface, items, "rna"),
+        clinical=_socket_record(input_dir, interface, items, "clinical"),
+        default_mpp=interface.default_mpp,
+    )
+
+
+def read_download(root: Path, interface: Interface) -> list[Case]:
+    """Read every case of a folder in the layout of the CHIMERA download, sorted by id.
+
+    Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
+    CD.json,RNA.json}`; `root` may also be the `data` folder itself.
+
+    Raises:
+        CaseError: A record cannot be read.
+    """
+    data = root / "data" if (root / "data").is_dir() else root
+    labels = interface.clinical.labels
+    cases = []
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        stem = folder / folder.name
+        slide, mask = Path(f"{stem}_HE.tif"), Path(f"{stem}_HE_mask.tif")
+        slides = (SlideFile(slide, mask if mask.is_file() else None),) if slide.is_file() else ()
+        rna, clinical = Path(f"{stem}_RNA.json"), Path(f"{stem}_CD.json")
+        if not (slides or rna.is_file() or clinical.is_file()):
+            continue
+        cases.append(
+            Case(
+                case_id=folder.name,
+                slides=slides,
+                rna=read_record(rna, labels) if rna.is_file() else None,
+                clinical=read_record(clinical, labels) if clinical.is_file() else None,
+                default_mpp=interface.default_mpp,
+            )
+        )
+    return cases
+
+
+def read_record(path: Path, labels: frozenset[str] = frozenset()) -> Record | None:
+    """Read a flat JSON object without its label keys; JSON null is no record.
+
+    Raises:
+        CaseError: The file cannot be read, or holds something else.
+    """
+    return _as_record(read_json(path), path, labels)
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        CaseError: It is absent or is not JSON.
+    """
+    try:
+        content: object = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CaseError(path, expected="a JSON file", found="no file") from None
+    except OSError as error:
+        raise CaseError(path, expected="a readable JSON file", found=error.strerror) from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise CaseError(path, expected="valid JSON", found=error) from error
+    return content
+
+
+def write_prediction(prediction: Prediction, interface: Interface, output_dir: Path) -> Path:
+    """Write the challenge's bare JSON number, whole or not at all.
+
+    Raises:
+        CaseError: The output folder cannot be written.
+    """
+    output = interface.output
+    months = prediction.time * MONTHS_PER[prediction.unit]
+    value = prediction.risk if output.direction == "risk" else months / MONTHS_PER[output.unit]
+    path = output_dir / output.path
+    part = path.with_name(path.name + ".part")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value, allow_nan=False))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CaseError(path, expected="a writable folder", found=error.strerror) from error
+    return path
+
+
+def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
+    """Return the value under the first of the names that the record has, without case; or None."""
+    lower = {key.lower(): value for key, value in values.items()}
+    return next((lower[name.lower()] for name in names if name.lower() in lower), None)
+
+
+def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
+    """Return the (event, time) that a public clinical record carries, each None where absent."""
+    content = read_json(path)
+    values = content if isinstance(content, dict) else {}
+    return label_value(values, schema.event), label_value(values, schema.time)
+
+
+def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, object]] | None:
+    """Return slug → item for the interface's sockets, or None without `inputs.json`."""
+    path = input_dir / "inputs.json"
+    if not path.is_file():
+        if not input_dir.is_dir():
+            raise CaseError(input_dir, expected="the folder of a job", found="no folder")
+        return None
+    content = read_json(path)
+    if not isinstance(content, list):
+        kind = type(content).__name__
+        raise CaseError(path, expected="a JSON list with an item a socket", found=f"a {kind}")
+    known = {socket.slug for socket in interface.sockets}
+    items: dict[str, dict[str, object]] = {}
+    for item in content:
+        # The platform wrote only `interface` until December 2025; new jobs have both.
+        socket = (item.get("socket") or item.get("interface")) if isinstance(item, dict) else None
+        if not isinstance(socket, dict) or "slug" not in socket:
+            raise CaseError(path, expected="items with a socket and its slug", found=item)
+        if socket["slug"] in known:
+            items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}
+    for socket in interface.sockets:
+        if socket.required and socket.slug not in items:
+            received = ", ".join(sorted(items)) or "none of its sockets"
+            raise CaseError(path, expected=f"socket {socket.slug}", found=received)
+    return items
+
+
+def _location(
+    input_dir: Path, socket: Socket, items: Mapping[str, dict[str, object]] | None
+) -> Path | None:
+    """Return where a socket's content lies, or None where the job does not have it."""
+    if items is None:
+        path = input_dir / socket.path
+        if not path.exists():
+            if socket.required:
+                raise CaseError(path, expected=f"the input {socket.slug}", found="nothing")
+            return None
+        return path
+    if socket.slug not in items:
+        return None
+    return input_dir / str(items[socket.slug]["relative_path"] or socket.path)
+
+
+def _find_image(
+    input_dir: Path,
+    socket: Socket,
+    items: Mapping[str, dict[str, object]] | None,
+    warn: Warn,
+) -> Path | None:
+    """Return the one image of a socket's folder; the platform chooses its file name."""
+    folder = _location(input_dir, socket, items)
+    if folder is None or folder.is_file():
+        return folder
+    images = (
+        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if folder.is_dir()
+        else []
+    )
+    if not images:
+        if items is None and not socket.required:
+            return None
+        raise CaseError(folder, expected="one image (.tif or .mha)", found="none")
+    if len(images) > 1:
+        warn(f"{folder}: expected one image, found {len(images)}; using {images[0].name}")
+    return images[0]
+
+
+def _socket_record(
+    input_dir: Path,
+    interface: Interface,
+    items: Mapping[str, dict[str, object]] | None,
+    modality: str,
+) -> Record | None:
+    """Read the record of a modality's socket, from its file or from the value inside the item."""
+    for socket in interface.of(modality):
+        path = _location(input_dir, socket, items)
+        if path is None:
+            continue
+        inline = items[socket.slug].get("value") if items else None
+        content = inline if inline is not None and not path.exists() else read_json(path)
+        return _as_record(content, path, interface.clinical.labels)
+    return None
+
+
+def _as_record(content: object, path: Path, labels: frozenset[str]) -> Record | None:
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
+    kept = {key: value for key, value in content.items() if key.lower() not in labels}
+    return Record(kept, path)
+
+
+def _case_id(
+    input_dir: Path,
+    interface: Interface,
+    items: Mapping[str, dict[str, object]] | None,
+    slides: tuple[SlideFile, ...],
+) -> str:
+    """Name the case after its first slide, as the user uploaded it; else after its file."""
+    for socket in interface.of("slide"):
+        image = (items or {}).get(socket.slug, {}).get("image")
+        if isinstance(image, dict) and isinstance(image.get("name"), str):
+            return Path(image["name"]).stem
+    return slides[0].path.stem if slides else input_dir.resolve().name

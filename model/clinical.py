@@ -1,0 +1,149 @@
+"""The clinical record: numbers and categories become one vector, whatever a hospital writes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from model.case import Record
+from model.errors import ConfigError, Warn
+from model.interface import ClinicalSchema
+
+CLIP_SD = 10.0
+"""Standardised numbers are cut here: an age of 7,200 must not carry the prediction."""
+
+
+class NumberColumn(BaseModel):
+    """A number: standardised, with an indicator of its absence beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    mean: float
+    sd: float
+
+
+class CategoryColumn(BaseModel):
+    """A category: one column a known value, and one for "missing"; an unknown value is all zero."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    values: tuple[str, ...]
+
+
+class ClinicalSpec(BaseModel):
+    """Columns and categories, fitted on training cases and kept in the bundle.
+
+    The vector holds, in this order: for each number its standardised value and a missing
+    indicator, for each category its one-hot values and a missing indicator.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    numbers: tuple[NumberColumn, ...]
+    categories: tuple[CategoryColumn, ...]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, records: Sequence[Record], schema: ClinicalSchema) -> "ClinicalSpec":
+        """Fit means, standard deviations and categories on training records.
+
+        Raises:
+            ConfigError: There are no records, or none of the schema's columns holds a value.
+        """
+        if not records:
+            raise ConfigError("clinical: expected at least one training record, found none")
+        missing = frozenset(code.lower() for code in schema.missing)
+        rows = [_lower_keys(record.values) for record in records]
+        numbers = []
+        for name in schema.numbers:
+            column = [_number(row.get(name.lower()), missing) for row in rows]
+            known = np.array([value for value in column if value is not None])
+            if known.size:
+                sd = float(known.std()) or 1.0
+                numbers.append(NumberColumn(name=name, mean=float(known.mean()), sd=sd))
+        categories = []
+        for name in schema.categories:
+            seen = {_category(row.get(name.lower()), missing) for row in rows} - {None}
+            if seen:
+                values = tuple(sorted(value for value in seen if value is not None))
+                categories.append(CategoryColumn(name=name, values=values))
+        if not numbers and not categories:
+            raise ConfigError("clinical: expected a known value in some column, found none")
+        return cls(
+            numbers=tuple(numbers), categories=tuple(categories), missing=tuple(sorted(missing))
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name each of the C entries of the vector."""
+        names = [name for n in self.numbers for name in (n.name, f"{n.name}=missing")]
+        for category in self.categories:
+            names += [f"{category.name}={value}" for value in (*category.values, "missing")]
+        return tuple(names)
+
+    def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
+        """Return a case's vector (C,); what cannot be read counts as missing, with a warning."""
+        row = _lower_keys(record.values)
+        missing = frozenset(self.missing)
+        encoded: list[float] = []
+        for column in self.numbers:
+            raw = row.get(column.name.lower())
+            value = _number(raw, missing)
+            if value is None:
+                if not _is_missing(raw, missing):
+                    warn(f"{record.source}: {column.name}: expected a number, found {raw!r}")
+                encoded += [0.0, 1.0]
+                continue
+            standard = (value - column.mean) / column.sd
+            if abs(standard) > CLIP_SD:
+                warn(
+                    f"{record.source}: {column.name}: {value:g} lies more than {CLIP_SD:g} sd "
+                    f"from the training mean {column.mean:.3g}"
+                )
+            encoded += [min(max(standard, -CLIP_SD), CLIP_SD), 0.0]
+        for category in self.categories:
+            raw = row.get(category.name.lower())
+            label = _category(raw, missing)
+            if label is not None and label not in category.values:
+                known = ", ".join(category.values)
+                warn(f"{record.source}: {category.name}: expected one of {known}, found {raw!r}")
+            encoded += [float(label == value) for value in category.values]
+            encoded.append(float(label is None))
+        return np.array(encoded, dtype=np.float32)
+
+
+def _lower_keys(values: Mapping[str, object]) -> dict[str, object]:
+    return {key.lower(): value for key, value in values.items()}
+
+
+def _is_missing(value: object, missing: frozenset[str]) -> bool:
+    if value is None or isinstance(value, dict | list):
+        return value is None
+    return str(value).strip().lower() in missing
+
+
+def _number(value: object, missing: frozenset[str]) -> float | None:
+    """Return a finite number, or None where the value is missing or no number."""
+    if _is_missing(value, missing) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _category(value: object, missing: frozenset[str]) -> str | None:
+    """Return a category's canonical spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
+    if _is_missing(value, missing):
+        return None
+    text = " ".join(str(value).lower().split())
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return f"{number:g}"

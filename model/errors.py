@@ -1,0 +1,41 @@
+"""What a user can act on: errors that fit on one line, and warnings."""
+
+from collections.abc import Callable
+
+Warn = Callable[[str], None]
+"""Takes one warning, one line. `Prediction.warnings` collects them; nothing prints on its own."""
+
+
+class TriSurvError(Exception):
+    """A problem that the user can act on; its text is one line."""
+
+
+class CaseError(TriSurvError):
+    """A case that cannot be scored.
+
+    Args:
+        where: The file (or the field of a file) at fault.
+        expected: What the program needs there.
+        found: What is there instead.
+        case_id: The case; filled in by whoever knows it (the Predictor, the door).
+    """
+
+    def __init__(self, where: object, *, expected: str, found: object, case_id: str = "") -> None:
+        super().__init__(where, expected, found)
+        self.where = str(where)
+        self.expected = expected
+        self.found = str(found)
+        self.case_id = case_id
+
+    def __str__(self) -> str:
+        prefix = f"case {self.case_id}: " if self.case_id else ""
+        text = f"{prefix}{self.where}: expected {self.expected}, found {self.found}"
+        return " ".join(text.split())
+
+
+class BundleError(TriSurvError):
+    """A bundle that cannot be loaded, or does not fit what it is asked to do."""
+
+
+class ConfigError(TriSurvError):
+    """A configuration, cohort table or preset that cannot be used."""

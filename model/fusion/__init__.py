@@ -1,0 +1,43 @@
+"""The fusions by name."""
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from model.batch import Dims
+from model.errors import ConfigError
+from model.fusion.base import Fusion, FusionConfig
+from model.fusion.concat import Concat
+from model.fusion.pairwise import Pairwise
+from model.fusion.pairwise_residual import PairwiseResidual
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "concat": Concat,
+    "pairwise": Pairwise,
+    "pairwise_residual": PairwiseResidual,
+}
+
+
+def read_settings(name: str, settings: Mapping[str, object]) -> FusionConfig:
+    """Check a fusion's settings.
+
+    Raises:
+        ConfigError: No fusion has that name, or a setting is unknown or out of range.
+    """
+    if name not in FUSIONS:
+        raise ConfigError(f"fusion: expected one of {', '.join(FUSIONS)}, found {name!r}")
+    try:
+        return FUSIONS[name].Config.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"fusion {name}: {field}: {first['msg']}") from error
+
+
+def build_fusion(name: str, settings: Mapping[str, object], dims: Dims) -> Fusion:
+    """Build a fusion by name.
+
+    Raises:
+        ConfigError: As `read_settings`.
+    """
+    return FUSIONS[name](read_settings(name, settings), dims)

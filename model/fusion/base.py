@@ -1,0 +1,66 @@
+"""The contract of a fusion: a batch in, logits out."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
+
+from model.batch import MODALITIES, Batch, Dims, Modality
+
+__all__ = ["Dims", "Fusion", "FusionConfig"]
+
+
+class FusionConfig(BaseModel):
+    """What every fusion can be told.
+
+    `optional` modalities may be absent from a case: training drops them at random, and a learned
+    stand-in takes their place.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[Modality, ...] = MODALITIES
+    optional: tuple[Modality, ...] = ()
+
+    @model_validator(mode="after")
+    def _optional_are_used(self) -> "FusionConfig":
+        if not self.modalities:
+            raise ValueError("modalities: expected at least one, found none")
+        unused = set(self.optional) - set(self.modalities)
+        if unused:
+            raise ValueError(f"optional modalities that are not used: {', '.join(sorted(unused))}")
+        return self
+
+
+class Fusion(nn.Module, ABC):
+    """A model that joins modalities.
+
+    Adding one: write a Config and a class in `model/fusion/<name>.py`, and name the class in
+    `FUSIONS`. The contract tests then apply by themselves.
+    """
+
+    Config: ClassVar[type[FusionConfig]]
+
+    def __init__(self, config: FusionConfig, dims: Dims) -> None:
+        super().__init__()
+        self.config = config
+        self.dims = dims
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return logits (B, T): T = 1 is a Cox log hazard, T > 1 discrete-time hazards."""
+
+    def attention(self, batch: Batch) -> torch.Tensor:
+        """Return the weight of each patch (B, N): 0 on padding, sums to 1 over real patches.
+
+        Raises:
+            ValueError: The model weighs no patches.
+        """
+        raise ValueError(f"{type(self).__name__} weighs no patches of {len(batch)} cases")
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return logits (B, T)."""
+        logits: torch.Tensor = super().__call__(batch)
+        return logits

@@ -1,0 +1,183 @@
+"""Parts that several fusions share."""
+
+from itertools import combinations
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from model.batch import MODALITIES, Batch, Dims, Modality
+from model.fusion.base import FusionConfig
+
+
+def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
+    """Build Linear-ReLU layers, with dropout after each but the last."""
+    layers: list[nn.Module] = []
+    for index in range(len(widths) - 1):
+        if index:
+            layers.append(nn.Dropout(dropout))
+        layers += [nn.Linear(widths[index], widths[index + 1]), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Draw every Linear's weights from Xavier's normal distribution, with zero bias."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class GatedAttentionPool(nn.Module):
+    """Pool a bag by gated attention.
+
+    With h_n = ReLU(W x_n + b), a_n = w·(tanh(V h_n) ⊙ σ(U h_n)) and A = softmax(a) over real
+    patches, the pooled vector is Σ A_n h_n.
+
+    Source: Ilse, Tomczak and Welling 2018, "Attention-based deep multiple instance learning",
+    arXiv:1802.04712, equation 9.
+    """
+
+    def __init__(self, embedding: int, width: int, attention_width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(embedding, width), nn.ReLU(), nn.Dropout(dropout))
+        self.value = nn.Sequential(
+            nn.Linear(width, attention_width), nn.Tanh(), nn.Dropout(dropout)
+        )
+        self.gate = nn.Sequential(
+            nn.Linear(width, attention_width), nn.Sigmoid(), nn.Dropout(dropout)
+        )
+        self.score = nn.Linear(attention_width, 1)
+
+    def forward(self, bag: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pooled vectors (B, width) and weights (B, N); an empty bag pools to zeros."""
+        patches = self.project(bag)  # (B, N, width)
+        scores = self.score(self.value(patches) * self.gate(patches)).squeeze(-1)  # (B, N)
+        lowest = torch.finfo(scores.dtype).min
+        weights = torch.softmax(scores.masked_fill(~mask, lowest), dim=1) * mask
+        return torch.einsum("bn,bnw->bw", weights, patches), weights
+
+
+class StandIn(nn.Module):
+    """Replace the vector of an absent modality by a learned one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(width))
+
+    def forward(self, vector: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Return (B, width): the case's own vector where `present` (B,), else the stand-in."""
+        return torch.where(present[:, None], vector, self.vector)
+
+
+class BranchesConfig(FusionConfig):
+    """Widths of the three branches; the defaults are those of the paper's public repository."""
+
+    slide_width: int = Field(default=512, gt=0)
+    attention_width: int = Field(default=256, gt=0)
+    rna_widths: tuple[int, ...] = Field(default=(2048, 512, 128), min_length=1)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+
+
+class Branches(nn.Module):
+    """Turn each modality into one vector: attention pool, RNA MLP, the clinical columns as is.
+
+    Source: "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinear Fusion";
+    widths from hassancpu/ChimeraChallenge2025_Task_3.
+    """
+
+    def __init__(self, config: BranchesConfig, dims: Dims) -> None:
+        super().__init__()
+        widths = {
+            "slide": config.slide_width,
+            "rna": config.rna_widths[-1],
+            "clinical": dims.clinical,
+        }
+        self.widths: dict[Modality, int] = {
+            name: widths[name] for name in MODALITIES if name in config.modalities
+        }
+        if "slide" in self.widths:
+            self.slide = GatedAttentionPool(
+                dims.embedding, config.slide_width, config.attention_width, config.dropout
+            )
+        if "rna" in self.widths:
+            self.rna = mlp((dims.genes, *config.rna_widths), config.dropout)
+        self.stand_ins = nn.ModuleDict(
+            {name: StandIn(self.widths[name]) for name in config.optional}
+        )
+
+    def forward(self, batch: Batch) -> dict[Modality, torch.Tensor]:
+        """Return modality → vector (B, width), in the order of MODALITIES."""
+        vectors = {name: self._encode(name, batch) for name in self.widths}
+        for name in self.widths:
+            if name in self.stand_ins:
+                vectors[name] = self.stand_ins[name](vectors[name], batch.present(name))
+        return vectors
+
+    def attention(self, batch: Batch) -> torch.Tensor:
+        """Return the pool's weight of each patch (B, N)."""
+        weights: torch.Tensor = self.slide(batch.bag, batch.mask)[1]
+        return weights
+
+    def _encode(self, name: Modality, batch: Batch) -> torch.Tensor:
+        if name == "slide":
+            pooled: torch.Tensor = self.slide(batch.bag, batch.mask)[0]
+            return pooled
+        if name == "rna":
+            encoded: torch.Tensor = self.rna(batch.rna)
+            return encoded
+        return batch.clinical
+
+
+class LowRankBilinear(nn.Module):
+    """f(x, y) = W_o((W_x x + b_x) ⊙ (W_y y + b_y)) + b_o.
+
+    Source: "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinear Fusion".
+    """
+
+    def __init__(self, width_x: int, width_y: int, rank: int, width_out: int) -> None:
+        super().__init__()
+        self.x = nn.Linear(width_x, rank)
+        self.y = nn.Linear(width_y, rank)
+        self.out = nn.Linear(rank, width_out)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the interaction (B, width_out) of x (B, width_x) and y (B, width_y)."""
+        joined: torch.Tensor = self.out(self.x(x) * self.y(y))
+        return joined
+
+
+class PairsConfig(BranchesConfig):
+    """Rank and output widths of the bilinear blocks, one for each pair of modalities."""
+
+    rank: int = Field(default=64, gt=0)
+    slide_rna: int = Field(default=64, gt=0)
+    slide_clinical: int = Field(default=32, gt=0)
+    rna_clinical: int = Field(default=32, gt=0)
+
+
+class Pairs(nn.Module):
+    """Low-rank bilinear blocks over all pairs of modalities, concatenated."""
+
+    def __init__(self, config: PairsConfig, widths: dict[Modality, int]) -> None:
+        super().__init__()
+        outputs: dict[tuple[Modality, ...], int] = {
+            ("slide", "rna"): config.slide_rna,
+            ("slide", "clinical"): config.slide_clinical,
+            ("rna", "clinical"): config.rna_clinical,
+        }
+        self.pairs = list(combinations(widths, 2))
+        if not self.pairs:
+            raise ValueError(f"pairwise fusion needs two modalities, found {', '.join(widths)}")
+        self.blocks = nn.ModuleList(
+            LowRankBilinear(widths[x], widths[y], config.rank, outputs[x, y]) for x, y in self.pairs
+        )
+        self.width = sum(outputs[pair] for pair in self.pairs)
+
+    def forward(self, vectors: dict[Modality, torch.Tensor]) -> torch.Tensor:
+        """Return the pairs' interactions (B, width)."""
+        joined = [
+            block(vectors[x], vectors[y])
+            for block, (x, y) in zip(self.blocks, self.pairs, strict=True)
+        ]
+        return torch.cat(joined, dim=1)

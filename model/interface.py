@@ -1,0 +1,117 @@
+"""The sockets of a challenge: which path under /input is which modality, and what goes to /output.
+
+A challenge is one JSON file in `resources/interfaces/`; no code knows a slug.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ConfigError
+
+Unit = Literal["months", "years"]
+MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
+
+
+class Socket(BaseModel):
+    """One input of a job.
+
+    `required` makes a job without it an error even where the bundle could do without the
+    modality; `slide` names the socket of the slide that a mask belongs to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slug: str
+    modality: Literal["slide", "mask", "rna", "clinical"]
+    path: str
+    required: bool = False
+    slide: str | None = None
+
+
+class Output(BaseModel):
+    """The one number that the platform collects.
+
+    `direction` is "time" where a larger number means a later event, "risk" where it means an
+    earlier one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    unit: Unit
+    direction: Literal["time", "risk"]
+
+
+class ClinicalSchema(BaseModel):
+    """The columns of the clinical record: which are numbers, which categories, which are labels.
+
+    `missing` lists the codes (compared without case) that stand for an unknown value;
+    `event` and `time` list the names under which a public record carries its own outcome.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    numbers: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    event: tuple[str, ...] = ()
+    time: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The keys, in lower case, that no model may see."""
+        return frozenset(key.lower() for key in (*self.event, *self.time))
+
+    @model_validator(mode="after")
+    def _labels_are_no_columns(self) -> "ClinicalSchema":
+        seen = {name.lower() for name in (*self.numbers, *self.categories)} & self.labels
+        if seen:
+            raise ValueError(f"label keys used as columns: {', '.join(sorted(seen))}")
+        return self
+
+
+class Interface(BaseModel):
+    """A challenge's contract, read from `resources/interfaces/<name>.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    endpoint: str
+    default_mpp: float | None = Field(default=None, gt=0)
+    sockets: tuple[Socket, ...]
+    clinical: ClinicalSchema = ClinicalSchema()
+    output: Output
+
+    @model_validator(mode="after")
+    def _masks_name_a_slide(self) -> "Interface":
+        slides = {socket.slug for socket in self.sockets if socket.modality == "slide"}
+        for socket in self.sockets:
+            if socket.modality == "mask" and socket.slide not in slides:
+                raise ValueError(f"mask {socket.slug} names no slide socket: {socket.slide}")
+        return self
+
+    def of(self, modality: str) -> tuple[Socket, ...]:
+        """List the sockets of one modality, in the file's order."""
+        return tuple(socket for socket in self.sockets if socket.modality == modality)
+
+
+def read_interface(name: str, folders: Sequence[Path]) -> Interface:
+    """Read `<name>.json` from the first of the folders that has it.
+
+    Raises:
+        ConfigError: No folder has it, or it does not hold a valid preset.
+    """
+    for folder in folders:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            try:
+                return Interface.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(str(part) for part in first["loc"]) or "the file"
+                raise ConfigError(f"{path}: {place}: {first['msg']}") from error
+    looked = ", ".join(str(folder) for folder in folders)
+    raise ConfigError(f"interface {name!r}: expected {name}.json in {looked}, found none")

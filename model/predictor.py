@@ -1,0 +1,164 @@
+"""Case → bag → risk → time: the main path, read this first."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.batch import Bag
+from model.bundle import Bundle
+from model.case import Case, Prediction
+from model.encoder import Encoder, embed_patches, load_encoder
+from model.errors import BundleError, CaseError, Warn
+from model.interface import MONTHS_PER
+from model.patches import PatchSpec, patch_grid, read_patches
+from model.slide import Slide, find_tissue, is_placeholder
+
+SURVIVAL_MONTHS = (12, 24, 36, 60)
+INTERVAL = 0.8
+
+Progress = Callable[[int, int], None]
+"""Takes the patches embedded so far and in all."""
+
+
+class Predictor:
+    """Scores cases with one bundle.
+
+    Args:
+        bundle: The fitted model.
+        weights_dirs: Folders that may hold the encoder's weights, in order.
+        device: Where encoder and fusion run.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, weights_dirs: Sequence[Path], device: torch.device
+    ) -> None:
+        self.bundle = bundle
+        self.device = device
+        spec = bundle.manifest.encoder
+        self.encoder = (
+            None if spec is None else load_encoder(spec, weights_dirs=weights_dirs, device=device)
+        )
+        for member in bundle.members:
+            member.fusion.to(device)
+
+    def predict(self, case: Case, *, progress: Progress) -> Prediction:
+        """Score one case.
+
+        Raises:
+            CaseError: The case lacks what the bundle needs, or a file of it cannot be used.
+        """
+        warnings: list[str] = [self.bundle.manifest.notice] if self.bundle.manifest.notice else []
+        try:
+            bag = self.embed(case, warn=warnings.append, progress=progress)
+            modalities = self._check_modalities(case, bag)
+            risk = self.risk(case, bag, warn=warnings.append)
+        except CaseError as error:
+            error.case_id = case.case_id
+            raise
+        mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
+        months = np.array(SURVIVAL_MONTHS)
+        survival = mapping.survival(np.array([risk]), months / MONTHS_PER[unit])[0]
+        low, high = mapping.interval(np.array([risk]), INTERVAL)[0]
+        return Prediction(
+            case_id=case.case_id,
+            risk=risk,
+            time=float(mapping.time(np.array([risk]))[0]),
+            unit=unit,
+            survival=dict(zip(SURVIVAL_MONTHS, survival.tolist(), strict=True)),
+            interval=(float(low), float(high)),
+            modalities=modalities,
+            # Members repeat what they share; the user reads each warning once.
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+    def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
+        """Embed a case's slides; None where it has none, or the bundle uses none.
+
+        Raises:
+            CaseError: A slide cannot be read, or holds no tissue.
+        """
+        patches = self.bundle.manifest.patches
+        if self.encoder is None or patches is None:
+            return None
+        return embed_case(case, self.encoder, patches, warn=warn, progress=progress)
+
+    def risk(self, case: Case, bag: Bag | None, *, warn: Warn) -> float:
+        """Return the ensemble's risk: the mean of its members' z-scored risks."""
+        risks = []
+        for member in self.bundle.members:
+            batch = member.collate([member.inputs(case, bag, warn=warn)]).to(self.device)
+            risks.append(member.risk(batch)[0])
+        risk = float(np.mean(risks))
+        if not np.isfinite(risk):
+            raise CaseError("the fused inputs", expected="a finite risk", found=risk)
+        return risk
+
+    def _check_modalities(self, case: Case, bag: Bag | None) -> tuple[str, ...]:
+        """Return the modalities that are there and used; refuse a case without a needed one."""
+        config = self.bundle.members[0].fusion.config
+        found = {"slide": bag, "rna": case.rna, "clinical": case.clinical}
+        used = tuple(name for name in config.modalities if found[name] is not None)
+        for name in config.modalities:
+            if name not in used and name not in config.optional:
+                raise CaseError(
+                    name,
+                    expected="the modality (the bundle was not trained to do without it)",
+                    found="none",
+                )
+        if not used:
+            raise CaseError(
+                "inputs", expected=f"one of {', '.join(config.modalities)}", found="none"
+            )
+        return used
+
+
+def embed_case(
+    case: Case, encoder: Encoder, patches: PatchSpec, *, warn: Warn, progress: Progress
+) -> Bag | None:
+    """Embed the tissue of all slides of a case; None where it has no slide.
+
+    Raises:
+        CaseError: A slide cannot be read, or holds no tissue.
+    """
+    if patches.size_px != encoder.spec.size_px:
+        raise BundleError(
+            f"encoder {encoder.spec.id}: expected patches of {encoder.spec.size_px} px, "
+            f"found {patches.size_px} px in the bundle"
+        )
+    bags = [
+        _embed_slide(case, index, encoder, patches, warn=warn, progress=progress)
+        for index, slide in enumerate(case.slides)
+        if not is_placeholder(slide.path)
+    ]
+    if not bags:
+        return None
+    return Bag(
+        embeddings=torch.cat([bag.embeddings for bag in bags]),
+        coords=torch.cat([bag.coords for bag in bags]),
+        slide_index=torch.cat([bag.slide_index for bag in bags]),
+    )
+
+
+def _embed_slide(
+    case: Case,
+    index: int,
+    encoder: Encoder,
+    patches: PatchSpec,
+    *,
+    warn: Warn,
+    progress: Progress,
+) -> Bag:
+    file = case.slides[index]
+    with Slide.open(file.path, default_mpp=case.default_mpp, warn=warn) as slide:
+        mask = find_tissue(slide, file.mask, warn=warn)
+        coords = patch_grid(slide, mask, patches)
+        embeddings = embed_patches(
+            encoder, read_patches(slide, coords, patches), total=len(coords), progress=progress
+        )
+    return Bag(
+        embeddings=embeddings,
+        coords=torch.from_numpy(coords),
+        slide_index=torch.full((len(coords),), index),
+    )

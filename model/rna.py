@@ -1,0 +1,135 @@
+"""Bulk RNA-seq: a dict of gene symbol → expression becomes one standardised vector."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from model.case import Record
+from model.errors import CaseError, ConfigError, Warn
+
+FloatArray = npt.NDArray[np.float64]
+Scale = Literal["log", "linear"]
+
+CLIP_SD = 10.0
+"""Standardised values are cut here: one absurd gene must not carry the prediction."""
+
+
+@dataclass(frozen=True)
+class RnaSpec:
+    """Gene order and transform, fitted on training cases and kept in the bundle.
+
+    Attributes:
+        genes: The G symbols, in the model's order.
+        scale: Of the input: "log" is used as it is (CHIMERA), "linear" (counts, TPM) gets log1p.
+        mean: (G,) training mean on the log scale; what a missing gene becomes.
+        sd: (G,) training standard deviation.
+        max_missing: Share of the genes that may be missing in a case.
+    """
+
+    genes: tuple[str, ...]
+    scale: Scale
+    mean: FloatArray
+    sd: FloatArray
+    max_missing: float = 0.01
+
+    @classmethod
+    def fit(
+        cls,
+        records: Sequence[Record],
+        *,
+        scale: Scale,
+        panel: Sequence[str] | None = None,
+        top_variance: int | None = None,
+        max_missing: float = 0.01,
+    ) -> "RnaSpec":
+        """Fit gene order, means and standard deviations on training records.
+
+        Args:
+            records: One a training case that has RNA.
+            scale: Scale of the values as they are in the files.
+            panel: Genes to keep; all genes of the records when None.
+            top_variance: Keep this many genes with the largest variance on the log scale.
+            max_missing: Share of missing genes that a case may have when it is scored.
+
+        Raises:
+            ConfigError: There are no records, or no gene of the panel is known in them.
+        """
+        if not records:
+            raise ConfigError("RNA: expected at least one training case with RNA, found none")
+        known = sorted(set().union(*(record.values.keys() for record in records)))
+        if panel is not None:
+            known = sorted(set(panel) & set(known))
+        if not known:
+            raise ConfigError("RNA: expected genes of the panel in the training data, found none")
+        values = np.stack([_values(record.values, known, scale) for record in records])
+        present = ~np.isnan(values)
+        # A gene that most training cases lack has no usable mean.
+        common = present.mean(axis=0) >= 0.5
+        genes = np.array(known)[common]
+        values = values[:, common]
+        mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        varies = sd > 1e-6
+        genes, mean, sd = genes[varies], mean[varies], sd[varies]
+        if not len(genes):
+            raise ConfigError("RNA: expected genes that vary between training cases, found none")
+        if top_variance is not None and top_variance < len(genes):
+            keep = np.sort(np.argsort(-sd, kind="stable")[:top_variance])
+            genes, mean, sd = genes[keep], mean[keep], sd[keep]
+        return cls(tuple(genes.tolist()), scale, mean, sd, max_missing)
+
+    def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
+        """Return a case's standardised vector (G,); missing genes get the training mean.
+
+        Raises:
+            CaseError: More genes are missing, or not finite, than `max_missing` allows.
+        """
+        values = _values(record.values, self.genes, self.scale)
+        missing = np.isnan(values)
+        count, limit = int(missing.sum()), int(self.max_missing * len(self.genes))
+        if count:
+            names = _some([gene for gene, gone in zip(self.genes, missing, strict=True) if gone])
+            if count > limit:
+                raise CaseError(
+                    record.source,
+                    expected=f"at most {limit} of {len(self.genes):,} genes missing",
+                    found=f"{count:,} missing: {names}",
+                )
+            warn(f"{record.source}: {count} genes set to the training mean: {names}")
+        standard = (np.where(missing, self.mean, values) - self.mean) / self.sd
+        far = int((np.abs(standard) > CLIP_SD).sum())
+        if far > self.max_missing * len(self.genes):
+            warn(
+                f"{record.source}: {far:,} of {len(self.genes):,} genes lie more than "
+                f"{CLIP_SD:g} sd from training; is the scale {self.scale!r} right?"
+            )
+        return np.clip(standard, -CLIP_SD, CLIP_SD).astype(np.float32)
+
+
+def _values(
+    record: Mapping[str, object], genes: Sequence[str], scale: Scale
+) -> npt.NDArray[np.float64]:
+    """Return the genes' values on the log scale (G,), NaN where missing or not finite."""
+    values = np.array([_number(record.get(gene)) for gene in genes])
+    if scale == "linear":
+        values = np.log1p(np.where(values < 0, np.nan, values))
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _number(value: object) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return float("nan")
+    return float("nan")
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,1 @@
+"""Fits the bundle that `model` loads."""
