@@ -4,8 +4,9 @@ ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
 FROM ${BASE_IMAGE} AS exec
 
 # Over the base's own packages, torch among them. The base may lack ensurepip and forbid pip outside
-# of a virtual environment (PEP 668); its pip, seen through --system-site-packages, installs here.
-RUN python3 -m venv --system-site-packages --without-pip /opt/venv
+# of a virtual environment (PEP 668): its own pip, seen through --system-site-packages, installs here.
+# readlink, since a venv made through a link in another folder does not find the standard library.
+RUN "$(readlink -f "$(command -v python3)")" -m venv --system-site-packages --without-pip /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/app

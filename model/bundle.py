@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ from model.patches import PatchSpec
 from model.rna import RnaSpec, Scale
 from model.survival import MappingKind, TimeMapping, risk
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class Task(BaseModel):
@@ -113,6 +114,28 @@ class Member:
         """Pad cases to one batch of this member's widths."""
         return collate(cases, self.fusion.dims)
 
+    def manifest(self) -> MemberManifest:
+        """Describe all of the member that is not a tensor."""
+        rna = self.rna
+        return MemberManifest(
+            rna=None
+            if rna is None
+            else RnaManifest(genes=rna.genes, scale=rna.scale, max_missing=rna.max_missing),
+            clinical=self.clinical,
+            dims=self.fusion.dims,
+            risk_mean=self.risk_mean,
+            risk_sd=self.risk_sd,
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return weights and scalers by name."""
+        state = self.fusion.state_dict()
+        tensors = {f"fusion.{name}": value.contiguous().cpu() for name, value in state.items()}
+        if self.rna is not None:
+            tensors["rna.mean"] = torch.from_numpy(self.rna.mean)
+            tensors["rna.sd"] = torch.from_numpy(self.rna.sd)
+        return tensors
+
     def risk(self, batch: Batch) -> npt.NDArray[np.float64]:
         """Return z-scored risks (B,)."""
         with torch.inference_mode():
@@ -135,11 +158,8 @@ class Bundle:
             for name, array in self.mapping.to_arrays().items()
         }
         for index, member in enumerate(self.members):
-            for name, tensor in member.fusion.state_dict().items():
-                tensors[f"member.{index}.fusion.{name}"] = tensor.contiguous().cpu()
-            if member.rna is not None:
-                tensors[f"member.{index}.rna.mean"] = torch.from_numpy(member.rna.mean)
-                tensors[f"member.{index}.rna.sd"] = torch.from_numpy(member.rna.sd)
+            for name, tensor in member.tensors().items():
+                tensors[f"member.{index}.{name}"] = tensor
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         save_file(tensors, part, metadata={"manifest": self.manifest.model_dump_json()})
@@ -161,8 +181,13 @@ class Bundle:
                 {name: t.numpy() for name, t in _under(tensors, "mapping.").items()},
             )
             members = tuple(
-                _load_member(manifest, index, _under(tensors, f"member.{index}."))
-                for index in range(len(manifest.members))
+                load_member(
+                    manifest.fusion,
+                    manifest.settings,
+                    member,
+                    _under(tensors, f"member.{index}."),
+                )
+                for index, member in enumerate(manifest.members)
             )
         except (KeyError, RuntimeError, ValueError, ConfigError) as error:
             reason = str(error).splitlines()
@@ -230,27 +255,39 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     }
 
 
-def _load_member(manifest: Manifest, index: int, tensors: dict[str, torch.Tensor]) -> Member:
-    member = manifest.members[index]
-    fusion = build_fusion(manifest.fusion, manifest.settings, member.dims)
+def load_member(
+    name: str,
+    settings: Mapping[str, object],
+    manifest: MemberManifest,
+    tensors: dict[str, torch.Tensor],
+) -> Member:
+    """Rebuild a member from its manifest and tensors.
+
+    Raises:
+        ConfigError: The fusion or its settings are unknown.
+        KeyError: A tensor is absent.
+        RuntimeError: The weights do not fit the fusion.
+        ValueError: The gene order does not fit the widths.
+    """
+    fusion = build_fusion(name, settings, manifest.dims)
     fusion.load_state_dict(_under(tensors, "fusion."))
     rna = None
-    if member.rna is not None:
+    if manifest.rna is not None:
         rna = RnaSpec(
-            genes=member.rna.genes,
-            scale=member.rna.scale,
+            genes=manifest.rna.genes,
+            scale=manifest.rna.scale,
             mean=tensors["rna.mean"].numpy(),
             sd=tensors["rna.sd"].numpy(),
-            max_missing=member.rna.max_missing,
+            max_missing=manifest.rna.max_missing,
         )
-        if not len(rna.genes) == len(rna.mean) == len(rna.sd) == member.dims.genes:
-            raise ValueError(f"{len(rna.genes)} genes for a model of {member.dims.genes}")
+        if not len(rna.genes) == len(rna.mean) == len(rna.sd) == manifest.dims.genes:
+            raise ValueError(f"{len(rna.genes)} genes for a model of {manifest.dims.genes}")
     return Member(
         fusion=fusion.eval(),
         rna=rna,
-        clinical=member.clinical,
-        risk_mean=member.risk_mean,
-        risk_sd=member.risk_sd,
+        clinical=manifest.clinical,
+        risk_mean=manifest.risk_mean,
+        risk_sd=manifest.risk_sd,
     )
 
 

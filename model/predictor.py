@@ -10,13 +10,14 @@ from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case, Prediction
 from model.encoder import Encoder, embed_patches, load_encoder
-from model.errors import BundleError, CaseError, Warn
+from model.errors import CaseError, Warn
 from model.interface import MONTHS_PER
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.slide import Slide, find_tissue, is_placeholder
 
 SURVIVAL_MONTHS = (12, 24, 36, 60)
 INTERVAL = 0.8
+BATCH_PATCHES = 16
 
 Progress = Callable[[int, int], None]
 """Takes the patches embedded so far and in all."""
@@ -122,11 +123,6 @@ def embed_case(
     Raises:
         CaseError: A slide cannot be read, or holds no tissue.
     """
-    if patches.size_px != encoder.spec.size_px:
-        raise BundleError(
-            f"encoder {encoder.spec.id}: expected patches of {encoder.spec.size_px} px, "
-            f"found {patches.size_px} px in the bundle"
-        )
     bags = [
         _embed_slide(case, index, encoder, patches, warn=warn, progress=progress)
         for index, slide in enumerate(case.slides)
@@ -155,7 +151,11 @@ def _embed_slide(
         mask = find_tissue(slide, file.mask, warn=warn)
         coords = patch_grid(slide, mask, patches)
         embeddings = embed_patches(
-            encoder, read_patches(slide, coords, patches), total=len(coords), progress=progress
+            encoder,
+            read_patches(slide, coords, patches),
+            total=len(coords),
+            batch_size=BATCH_PATCHES,
+            progress=progress,
         )
     return Bag(
         embeddings=embeddings,

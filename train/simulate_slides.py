@@ -68,7 +68,7 @@ def render(
     solid = tissue.cover * (1 - lumen)
     nuclei = _nuclei(tissue, cellularity, rng) * solid
     batch = np.exp(rng.normal(0.0, 0.04, 2)) * (1 - stain, 1 + stain)
-    eosin = 0.30 * (1 + 0.35 * _fibres(width_um, rng)) * (1 - 0.08 * tissue.tumour * opening)
+    eosin = 0.30 * np.exp(0.25 * _fibres(width_um, rng) - 0.08 * opening * tissue.tumour)
     haematoxylin = 0.10 + 0.10 * tissue.tumour + 0.9 * nuclei
     picture = np.empty((width_um, width_um, 3), dtype=np.uint8)
     for channel in range(3):
@@ -171,7 +171,7 @@ def _lumina(tissue: Tissue, opening: float, rng: np.random.Generator) -> FloatAr
 def _texture() -> FloatArray:
     """Return a periodic fibrous texture (1024, 1024), mean 0, sd 1; the same for every case."""
     noise = np.random.default_rng(0).normal(size=(2, 1024, 1024))
-    fine = ndimage.gaussian_filter(noise[0], (1.2, 5.0), mode="wrap")
+    fine = ndimage.gaussian_filter(noise[0], (1.5, 3.5), mode="wrap")
     wide = ndimage.gaussian_filter(noise[1], 9.0, mode="wrap")
     texture = fine / fine.std() + wide / wide.std()
     return np.asarray(texture / texture.std(), dtype=np.float32)

@@ -11,6 +11,8 @@ from model.fusion.concat import Concat
 from model.fusion.pairwise import Pairwise
 from model.fusion.pairwise_residual import PairwiseResidual
 
+__all__ = ["FUSIONS", "Fusion", "FusionConfig", "build_fusion", "read_settings"]
+
 FUSIONS: dict[str, type[Fusion]] = {
     "concat": Concat,
     "pairwise": Pairwise,

@@ -1,0 +1,211 @@
+"""Encoders: pretrained networks that turn patches into embeddings.
+
+Nothing here goes to the network: the weights are files that somebody put there. Training and
+serving both come through `Encoder` and `embed_patches`, so that they cannot drift apart.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.layers.mlp import SwiGLUPacked
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.encoders import ENCODERS, EncoderSpec
+from model.weights import check_fit, find_weights, read_weights, sha256_of
+
+__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "embed_patches", "load_encoder"]
+
+BATCHES_AHEAD = 3
+"""Batches that are read while the encoder works: they bound the memory, not the slide."""
+
+# Classes that a spec, being JSON, can only name.
+_LAYERS = {"SwiGLUPacked": SwiGLUPacked}
+
+
+class Encoder:
+    """A loaded encoder: patches in, embeddings out.
+
+    Attributes:
+        spec: What it was built from.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, spec: EncoderSpec, network: nn.Module, weights_path: Path, device: torch.device
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self._weights_path = weights_path
+        # A CPU convolves about twice as fast with the channels last.
+        network = network.to(device).to(memory_format=torch.channels_last)
+        self._network: Any = network.eval().requires_grad_(False)
+        self._mean = torch.tensor(spec.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).view(3, 1, 1)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """The weights file's sha256 (computed once: seconds for a file of gigabytes)."""
+        return self.spec.weights_sha256 or sha256_of(self._weights_path)
+
+    def pinned_spec(self) -> EncoderSpec:
+        """Return the spec that a bundle keeps: it accepts these weights and no others."""
+        return self.spec.model_copy(update={"weights_sha256": self.weights_sha256})
+
+    def __call__(self, patches: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Embed patches.
+
+        Args:
+            patches: RGB, 0 to 255, (B, H, W, 3) uint8.
+
+        Returns:
+            Embeddings (B, D), float32 on the CPU.
+
+        Raises:
+            ValueError: The patches are of another type or shape.
+        """
+        patches = torch.as_tensor(patches)
+        if patches.dtype != torch.uint8 or patches.ndim != 4 or patches.shape[3] != 3:
+            raise ValueError(
+                f"patches: expected uint8 (B, H, W, 3), found {patches.dtype} "
+                f"{tuple(patches.shape)}"
+            )
+        # A clone made outside inference mode is an ordinary tensor, which training can use.
+        return self._embed(patches).clone()
+
+    @torch.inference_mode()
+    def _embed(self, patches: Tensor) -> Tensor:
+        images = patches.to(self.device).permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        images = self._resize(images).div(255).sub_(self._mean).div_(self._std)
+        # float32 on every device; a faster precision belongs around this one line.
+        features = self._network.forward_features(images)
+        return self._pool(features).float().cpu()  # (B, D)
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if all(side % self.spec.token_px == 0 for side in images.shape[2:]):
+            return images
+        size = (self.spec.size_px, self.spec.size_px)
+        resized = functional.interpolate(images, size, mode=self.spec.interpolation, antialias=True)
+        return resized.clamp_(0, 255)  # bicubic overshoots
+
+    def _pool(self, features: Tensor) -> Tensor:
+        """Reduce maps (B, D, h, w), or a class token, registers and patch tokens, to (B, D)."""
+        if self.spec.pooling == "mean":
+            return features.mean(dim=(2, 3))
+        class_token = features[:, 0]
+        if self.spec.pooling == "class":
+            return class_token
+        patch_tokens = features[:, self._network.num_prefix_tokens :]
+        return torch.cat([class_token, patch_tokens.mean(dim=1)], dim=1)
+
+
+def embed_patches(
+    encoder: Encoder,
+    patches: Iterable[NDArray[np.uint8]],
+    *,
+    total: int,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> Tensor:
+    """Embed a stream of patches, reading the next batches while the encoder works.
+
+    Args:
+        encoder: The encoder.
+        patches: `total` patches (H, W, 3), read in one thread of its own; a generator is closed
+            at the end, error or not.
+        total: Number of patches N.
+        batch_size: Patches that go through the network together.
+        progress: Called after each batch with the number of patches done, and `total`.
+
+    Returns:
+        The bag (N, D), float32, in the order of `patches`.
+
+    Raises:
+        ValueError: There are more or fewer patches than `total`.
+    """
+    bag = torch.empty(total, encoder.spec.width)
+    done = 0
+    with closing(_read_ahead(_batches(patches, batch_size))) as batches:
+        for batch in batches:
+            start, done = done, done + len(batch)
+            if done > total:
+                break
+            bag[start:done] = encoder(batch)
+            progress(done, total)
+    if done != total:
+        raise ValueError(f"patches: expected {total}, found {'more' if done > total else done}")
+    return bag
+
+
+def _batches(
+    patches: Iterable[NDArray[np.uint8]], batch_size: int
+) -> Generator[NDArray[np.uint8], None, None]:
+    iterator = iter(patches)
+    try:
+        while batch := list(islice(iterator, batch_size)):
+            yield np.stack(batch)
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _read_ahead(
+    batches: Generator[NDArray[np.uint8], None, None],
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield `batches`, of which one thread reads up to `BATCHES_AHEAD` in advance."""
+    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="patch-reader") as reader:
+        ahead = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
+        try:
+            while (batch := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(next, batches, None))
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def load_encoder(
+    spec: EncoderSpec, *, weights_dirs: Sequence[Path], device: torch.device
+) -> Encoder:
+    """Build the network of a spec and load its weights, from files only.
+
+    Args:
+        spec: From `ENCODERS`, or from a bundle.
+        weights_dirs: Where the weights may lie, first choice first: in the folder itself or in
+            its subfolder named by the encoder.
+        device: Where to run.
+
+    Returns:
+        The encoder, in evaluation mode.
+
+    Raises:
+        BundleError: There is no weights file, or it is not what the spec asks for.
+    """
+    path = find_weights(spec, weights_dirs)
+    tensors = read_weights(spec, path)
+    # Built without memory, the network takes the file's tensors as they are.
+    with torch.device("meta"):
+        network = build_network(spec)
+    classifier = f"{network.pretrained_cfg['classifier']}."
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(classifier)}
+    check_fit(spec, path, expected=network.state_dict(), found=tensors)
+    network.load_state_dict(tensors, assign=True)
+    return Encoder(spec, network.float(), path, device)
+
+
+def build_network(spec: EncoderSpec) -> Any:
+    """Return the network of a spec without its classifier, its weights at random."""
+    settings: dict[str, Any] = {
+        name: _LAYERS.get(str(value), value) for name, value in spec.settings.items()
+    }
+    return timm.create_model(spec.architecture, pretrained=False, num_classes=0, **settings)

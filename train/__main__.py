@@ -1,0 +1,53 @@
+"""`python -m train`: simulate a cohort, embed its slides, fit a bundle, evaluate one."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.errors import TriSurvError
+from train import commands
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; what the user can act on is one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except TriSurvError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    commands_ = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    simulate = commands_.add_parser("simulate", help="make a cohort with a known oracle risk")
+    simulate.add_argument("directory", type=Path)
+    simulate.add_argument("overrides", nargs="*", metavar="key=value")
+    simulate.set_defaults(run=lambda o: commands.simulate(o.directory, o.overrides))
+
+    for name, run, text in (
+        ("embed", commands.embed, "turn every slide of a cohort into a bag on disk"),
+        ("fit", commands.fit, "train, calibrate and write a bundle"),
+    ):
+        command = commands_.add_parser(name, help=text)
+        command.add_argument("config", type=Path)
+        command.add_argument("overrides", nargs="*", metavar="key=value")
+        command.set_defaults(run=lambda o, run=run: run(o.config, o.overrides))
+
+    evaluate = commands_.add_parser("evaluate", help="score a labelled cohort with a bundle")
+    evaluate.add_argument("bundle", type=Path)
+    evaluate.add_argument("cohort", type=Path)
+    evaluate.add_argument("--output", type=Path, help="write the predictions as CSV")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.set_defaults(
+        run=lambda o: commands.evaluate(o.bundle, o.cohort, o.output, device=o.device)
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,220 @@
+"""What each command of `python -m train` does, from a config to files."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import __version__
+from model.bundle import Bundle
+from model.encoder import ENCODERS, load_encoder
+from model.errors import ConfigError, Warn
+from model.fusion import read_settings
+from model.interface import read_interface
+from model.predictor import Predictor, Progress
+from train.cohort import LabelledCase, outcomes, read_cohort
+from train.config import EncoderConfig, TrainConfig, read_config, validate
+from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of_fold_risk
+from train.dataset import Bags
+from train.embed import embed_cohort
+from train.metrics import harrell_c
+from train.simulate import SimulateConfig, simulate_cohort
+
+INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
+LINE_SECONDS = 10.0
+
+
+def simulate(directory: Path, overrides: Sequence[str]) -> None:
+    """Make a simulated cohort."""
+    config = validate(SimulateConfig, {}, overrides, source="simulate")
+    simulate_cohort(directory, config, progress=_progress("cases simulated"))
+    say(f"wrote {directory}")
+
+
+def embed(path: Path, overrides: Sequence[str]) -> None:
+    """Embed the slides of a config's cohort."""
+    config = read_config(path, overrides)
+    interface = read_interface(config.cohort.interface, [INTERFACES])
+    cases = read_cohort(config.cohort.root, interface, warn=warn)
+    _embed(config, cases)
+
+
+def fit(path: Path, overrides: Sequence[str]) -> None:
+    """Train, calibrate on out-of-fold risks and write `bundle.safetensors`."""
+    started = time.monotonic()
+    config = read_config(path, overrides)
+    interface = read_interface(config.cohort.interface, [INTERFACES])
+    cases = read_cohort(config.cohort.root, interface, warn=warn)
+    event, times = outcomes(cases)
+    say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(event.sum())} events")
+    bags = _embed(config, cases)
+    _claim(config, cases)
+    run = Run(config, interface, cases, bags, warn=_once(), say=say)
+    results = cross_validate(run)
+    risk = out_of_fold_risk(results, len(cases))
+    concordance = harrell_c(event=event, time=times, risk=risk)
+    say(f"out-of-fold C-index {concordance}")
+    provenance: dict[str, Any] = {
+        "version": __version__,
+        "commit": _commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "config": config.model_dump(mode="json"),
+        "cohort_sha256": _cohort_sha256(cases),
+        "out_of_fold": {"c_index": asdict(concordance)},
+    }
+    bundle = build_bundle(run, results, provenance)
+    target = config.output / "bundle.safetensors"
+    bundle.save(target)
+    _write_risks(config.output / "out_of_fold.csv", cases, risk)
+    say(f"wrote {target} in {time.monotonic() - started:.0f} s")
+
+
+def evaluate(path: Path, root: Path, output: Path | None, *, device: str) -> None:
+    """Score a labelled cohort with a bundle, as an external validation."""
+    bundle = Bundle.load(path)
+    interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
+    cases = read_cohort(root, interface, warn=warn)
+    predictor = Predictor(
+        bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=torch.device(device)
+    )
+    shown = _progress("cases scored")
+    rows = []
+    for index, labelled in enumerate(cases):
+        prediction = predictor.predict(labelled.case, progress=lambda done, total: None)
+        rows.append(
+            {
+                "case_id": labelled.case_id,
+                "event": int(labelled.event),
+                "time": labelled.time,
+                "risk": prediction.risk,
+                "predicted_time": prediction.time,
+            }
+        )
+        shown(index + 1, len(cases))
+    event, times = outcomes(cases)
+    risk = np.array([row["risk"] for row in rows])
+    say(f"C-index {harrell_c(event=event, time=times, risk=risk)}")
+    if output is not None:
+        _write_csv(output, rows)
+        say(f"wrote {output}")
+
+
+def say(text: str) -> None:
+    """Print a line at once, also into a file or pipe."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    say(f"warning: {text}")
+
+
+def _once() -> Warn:
+    """Return a warning printer that says each thing once, however many folds meet it."""
+    seen: set[str] = set()
+
+    def warn_once(text: str) -> None:
+        if text not in seen:
+            seen.add(text)
+            warn(text)
+
+    return warn_once
+
+
+def _progress(what: str) -> Progress:
+    """Return a progress function that prints a line now and then."""
+    last = [time.monotonic()]
+
+    def show(done: int, total: int) -> None:
+        if done >= total or time.monotonic() - last[0] > LINE_SECONDS:
+            last[0] = time.monotonic()
+            say(f"{done:,}/{total:,} {what}")
+
+    return show
+
+
+def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
+    """Embed what has no bag yet and return the cohort's bags."""
+    spec = ENCODERS.get(config.encoder.id)
+    if spec is None:
+        known = ", ".join(ENCODERS)
+        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
+    if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
+        return Bags(config.cohort.bag_dir, spec, config.patches)
+    encoder = load_encoder(
+        spec, weights_dirs=config.encoder.weights, device=torch.device(config.device)
+    )
+    embed_cohort(
+        [labelled.case for labelled in cases],
+        encoder,
+        config.patches,
+        config.cohort.bag_dir,
+        warn=warn,
+        progress=_progress("cases embedded"),
+    )
+    return Bags(config.cohort.bag_dir, encoder.pinned_spec(), config.patches)
+
+
+def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
+    """Mark the output folder as this run's, so that another run's folds are never mixed in.
+
+    Raises:
+        ConfigError: The folder belongs to a run with another config or cohort.
+    """
+    path = config.output / "run.json"
+    own = {"config": config.model_dump(mode="json"), "cohort_sha256": _cohort_sha256(cases)}
+    if path.is_file():
+        if json.loads(path.read_text()) != own:
+            raise ConfigError(
+                f"{config.output}: expected an empty folder or this run's own, "
+                "found a run with another config or cohort"
+            )
+        return
+    (config.output / "folds").mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(own, indent=2))
+
+
+def _cohort_sha256(cases: Sequence[LabelledCase]) -> str:
+    rows = [f"{case.case_id},{int(case.event)},{case.time!r}" for case in cases]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _commit() -> str:
+    """Return the commit that trained, marked where the tree differed from it."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _write_risks(path: Path, cases: Sequence[LabelledCase], risk: FloatArray) -> None:
+    rows = [
+        {"case_id": c.case_id, "event": int(c.event), "time": c.time, "risk": float(r)}
+        for c, r in zip(cases, risk, strict=True)
+    ]
+    _write_csv(path, rows)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)

@@ -1,0 +1,166 @@
+"""What a training run is told: one TOML, with `key=value` overrides from the command line."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ConfigError
+from model.fusion import read_settings
+from model.patches import PatchSpec
+from model.rna import Scale
+from model.survival import MappingKind
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CohortConfig(_Part):
+    """Where the cases lie: a folder in the CHIMERA download's layout.
+
+    `bags` is where embeddings are kept; beside the data when None.
+    """
+
+    root: Path
+    interface: str = "chimera_task3"
+    bags: Path | None = None
+
+    @property
+    def bag_dir(self) -> Path:
+        """The folder of the bags."""
+        return self.bags if self.bags is not None else self.root / "bags"
+
+
+class EncoderConfig(_Part):
+    """Which encoder, and the folders that may hold its weights."""
+
+    id: str = "efficientnet_lite0"
+    weights: tuple[Path, ...] = (Path("resources/encoders"),)
+
+
+class RnaConfig(_Part):
+    """`panel` is a file with one gene symbol a line; `top_variance` filters inside the fold."""
+
+    scale: Scale = "log"
+    panel: Path | None = None
+    top_variance: int | None = Field(default=None, gt=0)
+    max_missing: float = Field(default=0.01, ge=0, lt=1)
+
+
+class FusionChoice(_Part):
+    """A name of the registry and its settings."""
+
+    name: str = "pairwise"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> "FusionChoice":
+        try:
+            read_settings(self.name, self.settings)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class FitConfig(_Part):
+    """The optimiser and what a step sees.
+
+    Attributes:
+        epochs: The most; the number used is chosen on inner folds when `inner_folds` > 1.
+        batch_cases: Cases of one optimiser step's risk set; the whole training fold when None.
+        chunk_patches: Padded patches that are in memory at once; sets how a step is cut up.
+        max_patches: Patches drawn anew from each bag in each epoch; all when None.
+        modality_dropout: Probability of dropping each optional modality of a case in an epoch.
+    """
+
+    epochs: int = Field(default=100, gt=0)
+    inner_folds: int = Field(default=4, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip_norm: float = Field(default=1.0, gt=0)
+    batch_cases: int | None = Field(default=None, ge=16)
+    chunk_patches: int = Field(default=16384, gt=0)
+    max_patches: int | None = Field(default=None, gt=0)
+    modality_dropout: float = Field(default=0.2, ge=0, lt=1)
+    ties: Literal["efron", "breslow"] = "efron"
+
+
+class FoldsConfig(_Part):
+    """Repeated stratified k-fold over patients."""
+
+    k: int = Field(default=5, ge=2)
+    repeats: int = Field(default=1, ge=1)
+
+
+class TrainConfig(_Part):
+    """A whole run."""
+
+    output: Path
+    seed: int = 0
+    device: str = "cpu"
+    notice: str = "research software, not for clinical use"
+    cohort: CohortConfig
+    encoder: EncoderConfig = EncoderConfig()
+    patches: PatchSpec = PatchSpec()
+    rna: RnaConfig = RnaConfig()
+    fusion: FusionChoice = FusionChoice()
+    fit: FitConfig = FitConfig()
+    folds: FoldsConfig = FoldsConfig()
+    mapping: MappingKind = "rmst"
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML and apply `section.key=value` overrides (values in TOML's syntax).
+
+    Raises:
+        ConfigError: The file or an override is not valid.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable TOML, found: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected valid TOML, found: {error}") from error
+    return validate(TrainConfig, content, overrides, source=str(path))
+
+
+def validate(
+    kind: type[Model], content: dict[str, Any], overrides: Sequence[str], *, source: str
+) -> Model:
+    """Apply overrides to a config's content and check it.
+
+    Raises:
+        ConfigError: A field or an override is not valid.
+    """
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{source}: {field}: {first['msg']}") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in the nested content."""
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"override {override!r}: expected key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word, such as a path
+    *sections, key = name.strip().split(".")
+    target: Mapping[str, Any] = content
+    for section in sections:
+        target = target.setdefault(section, {}) if isinstance(target, dict) else {}
+    if not isinstance(target, dict):
+        raise ConfigError(f"override {override!r}: {'.'.join(sections)} is not a section")
+    target[key] = value

@@ -1,0 +1,189 @@
+"""Folds → out-of-fold risks → calibration → bundle."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member
+from model.errors import Warn
+from model.interface import Interface
+from train.calibrate import fit_mapping
+from train.cohort import LabelledCase, outcomes, stratified_folds
+from train.config import TrainConfig
+from train.dataset import Bags, make_fold, start_member
+from train.loop import EpochLog, Plan, predict_risks, train_fusion
+
+FloatArray = npt.NDArray[np.float64]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One outer fold: its member, and the risks of the cases that the member never saw.
+
+    Attributes:
+        test: (m,) positions of the test cases in the cohort.
+        risk: (m,) their risks, z-scored by the member's own training risks.
+    """
+
+    member: Member
+    test: npt.NDArray[np.int64]
+    risk: FloatArray
+    epochs: int
+    log: list[EpochLog]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run has at hand."""
+
+    config: TrainConfig
+    interface: Interface
+    cases: Sequence[LabelledCase]
+    bags: Bags
+    warn: Warn
+    say: Say
+
+
+def cross_validate(run: Run) -> list[FoldResult]:
+    """Fit one member for each fold of each repeat; a fold that is on disk is not fitted again."""
+    folds = run.config.folds
+    results = []
+    for repeat in range(folds.repeats):
+        tests = stratified_folds(run.cases, folds.k, seed=[run.config.seed, repeat])
+        for fold, test in enumerate(tests):
+            path = run.config.output / "folds" / f"repeat{repeat}-fold{fold}.safetensors"
+            if path.is_file():
+                result, verb = _read_result(path, run.config), "read"
+            else:
+                result = _fit_fold(run, test, (run.config.seed, repeat, fold), path)
+                _write_result(path, result)
+                verb = "fitted"
+            run.say(
+                f"repeat {repeat + 1}/{folds.repeats} fold {fold + 1}/{folds.k}: {verb}, "
+                f"{result.epochs} epochs, {len(run.cases) - len(test)} training cases"
+            )
+            results.append(result)
+    return results
+
+
+def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
+    """Average each case's out-of-fold risks over the repeats (n,)."""
+    total, count = np.zeros(n), np.zeros(n)
+    for result in results:
+        total[result.test] += result.risk
+        count[result.test] += 1
+    return total / count
+
+
+def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[str, Any]) -> Bundle:
+    """Join the folds' members to an ensemble, calibrated on out-of-fold risks."""
+    event, time = outcomes(run.cases)
+    risk = out_of_fold_risk(results, len(run.cases))
+    mapping = fit_mapping(run.config.mapping, event=event, time=time, risk=risk, warn=run.warn)
+    members = tuple(result.member for result in results)
+    settings = members[0].fusion.config
+    uses_slides = "slide" in settings.modalities
+    manifest = Manifest(
+        notice=run.config.notice,
+        task=Task(
+            endpoint=run.interface.endpoint,
+            unit=run.interface.output.unit,
+            interface=run.interface.name,
+        ),
+        encoder=run.bags.encoder if uses_slides else None,
+        patches=run.bags.patches if uses_slides else None,
+        fusion=run.config.fusion.name,
+        settings=settings.model_dump(mode="json"),
+        members=tuple(member.manifest() for member in members),
+        mapping=run.config.mapping,
+        provenance=dict(provenance),
+    )
+    return Bundle(manifest, members, mapping)
+
+
+def _fit_fold(
+    run: Run, test: npt.NDArray[np.int64], seed: tuple[int, ...], path: Path
+) -> FoldResult:
+    """Choose the number of epochs inside the training cases, fit on all of them, score the test."""
+    held_out = set(test.tolist())
+    train = [case for index, case in enumerate(run.cases) if index not in held_out]
+    epochs = _choose_epochs(run, train, seed, path)
+    member = _start(run, train, seed)
+    fold = make_fold(member, train, run.bags, warn=run.warn)
+    plan = Plan(run.config.fit, epochs, seed, path.with_suffix(".checkpoint"))
+    log = train_fusion(member.fusion, fold, plan)
+    own = predict_risks(member.fusion, fold, run.config.fit)
+    # A fit that collapsed to one risk still needs a scale.
+    member = replace(member, risk_mean=float(own.mean()), risk_sd=float(own.std()) or 1.0)
+    unseen = make_fold(member, [run.cases[i] for i in test], run.bags, warn=run.warn)
+    raw = predict_risks(member.fusion, unseen, run.config.fit)
+    return FoldResult(member, test, (raw - member.risk_mean) / member.risk_sd, epochs, log)
+
+
+def _choose_epochs(
+    run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...], path: Path
+) -> int:
+    """Return the number of epochs with the least validation loss, averaged over inner folds."""
+    config = run.config.fit
+    if config.inner_folds < 2:
+        return config.epochs
+    losses = np.zeros(config.epochs)
+    inner = stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds])
+    for index, test in enumerate(inner):
+        held_out = set(test.tolist())
+        rest = [case for position, case in enumerate(train) if position not in held_out]
+        member = _start(run, rest, (*seed, index))
+        fold = make_fold(member, rest, run.bags, warn=run.warn)
+        validation = make_fold(member, [train[i] for i in test], run.bags, warn=run.warn)
+        checkpoint = path.with_name(f"{path.stem}-inner{index}.checkpoint")
+        plan = Plan(config, config.epochs, (*seed, index), checkpoint)
+        log = train_fusion(member.fusion, fold, plan, validation=validation)
+        losses += np.array([entry.validation for entry in log], dtype=np.float64)
+    return int(np.argmin(losses)) + 1
+
+
+def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:
+    torch.manual_seed(int(np.random.default_rng(seed).integers(2**31)))
+    member = start_member(train, run.bags, run.config, run.interface.clinical)
+    member.fusion.to(torch.device(run.config.device))
+    return member
+
+
+def _write_result(path: Path, result: FoldResult) -> None:
+    header = {
+        "member": result.member.manifest().model_dump(mode="json"),
+        "epochs": result.epochs,
+        "log": [asdict(entry) for entry in result.log],
+    }
+    tensors = {
+        **result.member.tensors(),
+        "test": torch.from_numpy(result.test),
+        "risk": torch.from_numpy(result.risk),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"result": json.dumps(header)})
+    part.replace(path)
+
+
+def _read_result(path: Path, config: TrainConfig) -> FoldResult:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["result"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    manifest = MemberManifest.model_validate(header["member"])
+    return FoldResult(
+        member=load_member(config.fusion.name, config.fusion.settings, manifest, tensors),
+        test=tensors["test"].numpy(),
+        risk=tensors["risk"].numpy(),
+        epochs=header["epochs"],
+        log=[EpochLog(**entry) for entry in header["log"]],
+    )

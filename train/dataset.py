@@ -1,0 +1,184 @@
+"""Bags, RNA, clinical records and outcomes of a fold become batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
+from model.bundle import Member
+from model.clinical import ClinicalSpec
+from model.encoder import EncoderSpec
+from model.errors import ConfigError, Warn
+from model.fusion import build_fusion, read_settings
+from model.interface import ClinicalSchema
+from model.patches import PatchSpec
+from model.rna import RnaSpec
+from train.cohort import LabelledCase
+from train.config import TrainConfig
+from train.embed import bag_path, read_bag
+
+
+@dataclass
+class Bags:
+    """The cohort's bags on disk; those that fit into `cache_bytes` stay in memory."""
+
+    directory: Path
+    encoder: EncoderSpec
+    patches: PatchSpec
+    cache_bytes: int = 4 << 30
+    _kept: dict[str, Bag] = field(default_factory=dict)
+
+    def get(self, case_id: str) -> Bag | None:
+        """Return a case's bag, None where it has no slide.
+
+        Raises:
+            ConfigError: The bag was made with other settings.
+        """
+        if case_id in self._kept:
+            return self._kept[case_id]
+        path = bag_path(self.directory, case_id)
+        if not path.is_file():
+            return None
+        bag = read_bag(path, self.encoder, self.patches)
+        self.cache_bytes -= bag.embeddings.nbytes
+        if self.cache_bytes > 0:
+            self._kept[case_id] = bag
+        return bag
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Labelled cases as one member sees them.
+
+    Attributes:
+        inputs: Each case's RNA and clinical tensors; its bag is read when it is needed.
+        event: (n,) bool.
+        time: (n,) float64.
+        strata: (n,) int64, the centre of each case.
+    """
+
+    case_ids: tuple[str, ...]
+    inputs: tuple[CaseInputs, ...]
+    bags: Bags
+    dims: Dims
+    optional: tuple[Modality, ...]
+    event: torch.Tensor
+    time: torch.Tensor
+    strata: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def case(self, index: int) -> CaseInputs:
+        """Return a case with its bag."""
+        bag = self.bags.get(self.case_ids[index]) if self.dims.embedding else None
+        if bag is None:
+            return self.inputs[index]
+        return replace(self.inputs[index], bag=bag.embeddings, coords=bag.coords)
+
+
+def start_member(
+    cases: Sequence[LabelledCase],
+    bags: Bags,
+    config: TrainConfig,
+    schema: ClinicalSchema,
+    *,
+    outputs: int = 1,
+) -> Member:
+    """Fit the preprocessing on training cases and build an untrained member on top of it.
+
+    Raises:
+        ConfigError: The cases lack a modality that the fusion uses.
+    """
+    settings = read_settings(config.fusion.name, config.fusion.settings)
+    rna = clinical = None
+    if "rna" in settings.modalities:
+        panel = None
+        if config.rna.panel is not None:
+            panel = config.rna.panel.read_text().split()
+        rna = RnaSpec.fit(
+            [case.case.rna for case in cases if case.case.rna is not None],
+            scale=config.rna.scale,
+            panel=panel,
+            top_variance=config.rna.top_variance,
+            max_missing=config.rna.max_missing,
+        )
+    if "clinical" in settings.modalities:
+        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        clinical = ClinicalSpec.fit(records, schema)
+    uses_slides = "slide" in settings.modalities
+    if uses_slides and not any(bags.get(case.case_id) for case in cases):
+        raise ConfigError(f"{config.cohort.bag_dir}: expected bags; run `embed` first")
+    dims = Dims(
+        embedding=bags.encoder.width if uses_slides else 0,
+        genes=len(rna.genes) if rna else 0,
+        clinical=len(clinical.columns) if clinical else 0,
+        outputs=outputs,
+    )
+    fusion = build_fusion(config.fusion.name, config.fusion.settings, dims)
+    return Member(fusion=fusion, rna=rna, clinical=clinical, risk_mean=0.0, risk_sd=1.0)
+
+
+def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn: Warn) -> Fold:
+    """Apply a member's preprocessing to labelled cases.
+
+    Raises:
+        ConfigError: A case lacks a modality that the fusion cannot do without.
+        CaseError: A record cannot be used.
+    """
+    config = member.fusion.config
+    for case in cases:
+        found = {
+            "slide": member.fusion.dims.embedding and bags.get(case.case_id),
+            "rna": case.case.rna,
+            "clinical": case.case.clinical,
+        }
+        for name in config.modalities:
+            if found[name] is None and name not in config.optional:
+                raise ConfigError(
+                    f"case {case.case_id}: expected {name} (not optional in this run), found none"
+                )
+    centres = sorted({case.centre for case in cases})
+    return Fold(
+        case_ids=tuple(case.case_id for case in cases),
+        inputs=tuple(member.inputs(case.case, None, warn=warn) for case in cases),
+        bags=bags,
+        dims=member.fusion.dims,
+        optional=config.optional,
+        event=torch.tensor([case.event for case in cases]),
+        time=torch.tensor([case.time for case in cases], dtype=torch.float64),
+        strata=torch.tensor([centres.index(case.centre) for case in cases]),
+    )
+
+
+def subsample(case: CaseInputs, max_patches: int | None, rng: np.random.Generator) -> CaseInputs:
+    """Draw patches of a bag without replacement, in their order; all when there are fewer."""
+    if case.bag is None or max_patches is None or len(case.bag) <= max_patches:
+        return case
+    keep = torch.from_numpy(np.sort(rng.choice(len(case.bag), max_patches, replace=False)))
+    coords = None if case.coords is None else case.coords[keep]
+    return replace(case, bag=case.bag[keep], coords=coords)
+
+
+def drop_modalities(
+    case: CaseInputs, optional: Sequence[str], probability: float, rng: np.random.Generator
+) -> CaseInputs:
+    """Drop each optional modality at random; a case keeps at least one of those it has."""
+    draws: npt.NDArray[np.float64] = rng.random(len(MODALITIES))
+    dropped = [
+        name
+        for name, draw in zip(MODALITIES, draws, strict=True)
+        if name in optional and name in case.modalities and draw < probability
+    ]
+    if len(dropped) == len(case.modalities):
+        dropped = dropped[1:]
+    return CaseInputs(
+        bag=None if "slide" in dropped else case.bag,
+        coords=None if "slide" in dropped else case.coords,
+        rna=None if "rna" in dropped else case.rna,
+        clinical=None if "clinical" in dropped else case.clinical,
+    )

@@ -1,0 +1,217 @@
+"""Fit one member to one fold: the training loop, top to bottom."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.batch import Batch, CaseInputs, collate
+from model.fusion import Fusion
+from model.survival import risk
+from train.config import FitConfig
+from train.dataset import Fold, drop_modalities, subsample
+from train.losses import cox_nll
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """Losses of one epoch; `validation` is None where there is no validation fold."""
+
+    epoch: int
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One fit.
+
+    Attributes:
+        config: Optimiser and step. A cosine schedule spans `config.epochs`, however many are run.
+        epochs: How many to run.
+        seed: Names this fit among all of the run.
+        checkpoint: Where a crash resumes from; removed at the end.
+    """
+
+    config: FitConfig
+    epochs: int
+    seed: tuple[int, ...]
+    checkpoint: Path | None = None
+
+
+def train_fusion(
+    fusion: Fusion, fold: Fold, plan: Plan, *, validation: Fold | None = None
+) -> list[EpochLog]:
+    """Train a fusion in place on a fold, and log each epoch's loss, on `validation` too.
+
+    Everything random in an epoch follows from the seed and the epoch's number, so a run that
+    resumes from its checkpoint ends like one that was never interrupted.
+    """
+    config, checkpoint = plan.config, plan.checkpoint
+    optimiser = torch.optim.AdamW(
+        fusion.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    log = _resume(checkpoint, fusion, optimiser)
+    saved = time.monotonic()
+    for epoch in range(len(log), plan.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * _schedule(config, epoch)
+        fusion.train()
+        losses = [
+            _step(fusion, optimiser, Draw(fold, indices, config, (*plan.seed, epoch)))
+            for indices in _batches(fold, config.batch_cases, (*plan.seed, epoch))
+        ]
+        validation_loss = None if validation is None else fold_loss(fusion, validation, config)
+        log.append(EpochLog(epoch, float(np.mean(losses)), validation_loss))
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, fusion, optimiser, log)
+            saved = time.monotonic()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    fusion.eval()
+    return log
+
+
+def predict_risks(fusion: Fusion, fold: Fold, config: FitConfig) -> npt.NDArray[np.float64]:
+    """Return the raw risks of a fold (n,) in evaluation mode, with all patches."""
+    return np.asarray(risk(_fold_logits(fusion, fold, config)).double().cpu().numpy())
+
+
+def fold_loss(fusion: Fusion, fold: Fold, config: FitConfig) -> float:
+    """Return the loss over a fold's own risk set, in evaluation mode."""
+    logits = _fold_logits(fusion, fold, config)
+    return float(_loss(logits, fold, np.arange(len(fold)), config))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The cases of one step as this epoch sees them: patches drawn, modalities dropped.
+
+    Iterating gives padded chunks of at most `chunk_patches`, the same ones each time.
+    """
+
+    fold: Fold
+    indices: npt.NDArray[np.int64]
+    config: FitConfig
+    seed: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[Batch]:
+        chunk: list[CaseInputs] = []
+        longest = 1
+        for index in self.indices.tolist():
+            case = self._draw(index)
+            length = 1 if case.bag is None else len(case.bag)
+            if chunk and max(longest, length) * (len(chunk) + 1) > self.config.chunk_patches:
+                yield collate(chunk, self.fold.dims)
+                chunk, longest = [], 1
+            chunk.append(case)
+            longest = max(longest, length)
+        yield collate(chunk, self.fold.dims)
+
+    def _draw(self, index: int) -> CaseInputs:
+        rng = np.random.default_rng([*self.seed, index])
+        case = subsample(self.fold.case(index), self.config.max_patches, rng)
+        return drop_modalities(case, self.fold.optional, self.config.modality_dropout, rng)
+
+
+def _step(fusion: Fusion, optimiser: torch.optim.Optimizer, draw: Draw) -> float:
+    """Take one optimiser step on the risk set of the drawn cases, at the memory of one chunk.
+
+    The loss couples all cases, their forward passes do not. So all logits are computed first,
+    without a graph; then the loss's gradient with respect to each; then each chunk runs again,
+    under the same dropout, and carries its share of that gradient back. The sum is the gradient
+    of the whole risk set.
+    """
+    with torch.no_grad():
+        parts = [logits for _, logits in _logits(fusion, draw)]
+    logits = torch.cat(parts).requires_grad_()
+    loss = _loss(logits, draw.fold, draw.indices, draw.config)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    optimiser.zero_grad()
+    for start, again in _logits(fusion, draw):
+        torch.autograd.backward(again, gradient[start : start + len(again)])
+    torch.nn.utils.clip_grad_norm_(fusion.parameters(), draw.config.clip_norm)
+    optimiser.step()
+    return float(loss)
+
+
+def _logits(fusion: Fusion, draw: Draw) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the position and logits (b, T) of each chunk, dropout following from the seed."""
+    device = next(fusion.parameters()).device
+    start = 0
+    for batch in draw:
+        torch.manual_seed(int(np.random.default_rng([*draw.seed, start]).integers(2**31)))
+        logits = fusion(batch.to(device))
+        yield start, logits
+        start += len(logits)
+
+
+def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:
+    """Return all cases' logits (n, T) in evaluation mode: nothing drawn, nothing dropped."""
+    fusion.eval()
+    whole = config.model_copy(update={"max_patches": None, "modality_dropout": 0.0})
+    with torch.inference_mode():
+        return torch.cat(
+            [part for _, part in _logits(fusion, Draw(fold, np.arange(len(fold)), whole, (0,)))]
+        )
+
+
+def _loss(
+    logits: torch.Tensor, fold: Fold, indices: npt.NDArray[np.int64], config: FitConfig
+) -> torch.Tensor:
+    chosen = torch.from_numpy(indices)
+    return cox_nll(
+        logits[:, 0].double(),
+        event=fold.event[chosen].to(logits.device),
+        time=fold.time[chosen].to(logits.device),
+        strata=fold.strata[chosen].to(logits.device),
+        ties=config.ties,
+    )
+
+
+def _batches(fold: Fold, size: int | None, seed: tuple[int, ...]) -> list[npt.NDArray[np.int64]]:
+    """Cut a shuffled fold into batches of nearly equal size, each with an event."""
+    if size is None or size >= len(fold):
+        return [np.arange(len(fold))]
+    order = np.random.default_rng(seed).permutation(len(fold))
+    events = fold.event.numpy()
+    # Dealt out events first, every batch gets one.
+    order = np.concatenate([order[events[order]], order[~events[order]]])
+    count = min(math.ceil(len(fold) / size), int(events.sum()))
+    return [np.sort(order[start::count]) for start in range(count)]
+
+
+def _schedule(config: FitConfig, epoch: int) -> float:
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+
+
+def _save(
+    path: Path, fusion: Fusion, optimiser: torch.optim.Optimizer, log: list[EpochLog]
+) -> None:
+    part = path.with_name(path.name + ".part")
+    state = {
+        "fusion": fusion.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "log": [asdict(entry) for entry in log],
+    }
+    torch.save(state, part)
+    part.replace(path)
+
+
+def _resume(path: Path | None, fusion: Fusion, optimiser: torch.optim.Optimizer) -> list[EpochLog]:
+    """Restore an interrupted fit, if there is one, and return its log."""
+    if path is None or not path.is_file():
+        return []
+    state = torch.load(path, weights_only=True)
+    fusion.load_state_dict(state["fusion"])
+    optimiser.load_state_dict(state["optimiser"])
+    return [EpochLog(**entry) for entry in state["log"]]

@@ -1,0 +1,144 @@
+"""Survival losses in log space: Cox's partial likelihood, the discrete-time likelihood."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from model.errors import ConfigError
+from model.survival import log_survival
+
+Ties = Literal["efron", "breslow"]
+
+
+def cox_nll(
+    log_hazard: Tensor,
+    *,
+    event: Tensor,
+    time: Tensor,
+    strata: Tensor | None = None,
+    ties: Ties = "efron",
+) -> Tensor:
+    """Return the negative log partial likelihood divided by the number of events, float64.
+
+    Per distinct event time, with R = Σ e^h over those at risk, D = Σ e^h over its m events:
+    Breslow's term is Σ h - m log R, Efron's is Σ h - Σ_{r<m} log(R - r/m D).
+    Without events it is 0, with a gradient of 0.
+
+    Args:
+        log_hazard: (n,) or (n, 1); other shapes are read row by row.
+        event: (n,) bool, True = observed.
+        time: (n,), any unit; only the order and the ties count.
+        strata: (n,) integers; risk sets never cross two of them.
+        ties: What to do with several events at one time.
+
+    Source: Efron 1977, The efficiency of Cox's likelihood function for censored data.
+    """
+    h, event, time = log_hazard.reshape(-1).double(), event.reshape(-1).bool(), time.reshape(-1)
+    strata = torch.zeros_like(event) if strata is None else strata.reshape(-1)
+    total = 0 * h.sum()
+    for stratum in strata.unique():
+        rows = strata == stratum
+        total = total + _cox_terms(h[rows], event[rows], time[rows], ties)
+    return total / event.sum().clamp(min=1)
+
+
+def _cox_terms(h: Tensor, event: Tensor, time: Tensor, ties: Ties) -> Tensor:
+    """Return the summed negative log partial likelihood of one stratum."""
+    order = torch.argsort(time, descending=True, stable=True)
+    h, event = h[order], event[order]
+    _, group, size = time[order].unique_consecutive(return_inverse=True, return_counts=True)
+    # Cases at risk at a time: all rows up to the last one of its group.
+    log_at_risk = h.logcumsumexp(dim=0)[size.cumsum(0) - 1]
+
+    h, group = h[event], group[event]
+    terms = log_at_risk[group] - h
+    if ties == "efron":
+        events = group.bincount(minlength=len(size))
+        before = torch.arange(len(h), device=h.device) - (events.cumsum(0) - events)[group]
+        log_tied = _logsumexp_by(group, h, groups=len(size))
+        # D ≤ R, so nothing here can overflow: log(R - r/m D) = log R + log1p(-r/m e^(log D - log R))
+        share = (log_tied[group] - log_at_risk[group]).exp()
+        terms = terms + torch.log1p(-before / events[group] * share)
+    return terms.sum()
+
+
+def _logsumexp_by(group: Tensor, values: Tensor, *, groups: int) -> Tensor:
+    """Return the log-sum-exp of the values of each group (groups,); -inf for an empty one."""
+    top = torch.full((groups,), -torch.inf, dtype=values.dtype, device=values.device)
+    top = top.scatter_reduce(0, group, values.detach(), "amax")
+    total = torch.zeros_like(top).index_add(0, group, (values - top[group]).exp())
+    return total.log() + top
+
+
+def risk_gradient(
+    risks: Tensor,
+    *,
+    event: Tensor,
+    time: Tensor,
+    strata: Tensor | None = None,
+    ties: Ties = "efron",
+) -> tuple[Tensor, Tensor]:
+    """Return the Cox loss over a whole risk set and its gradient dL/drisk (n,).
+
+    The middle step of gradient caching: forward every case without a graph, call this, then
+    forward each case again and back-propagate its own entry. The sum is the full-batch gradient, at
+    the memory of one case. Computed on the CPU, where the sums have one order.
+    """
+    h = risks.detach().reshape(-1).cpu().double().requires_grad_()
+    loss = cox_nll(
+        h,
+        event=event.cpu(),
+        time=time.cpu(),
+        strata=None if strata is None else strata.cpu(),
+        ties=ties,
+    )
+    (gradient,) = torch.autograd.grad(loss, h)
+    return loss.detach(), gradient.to(risks)
+
+
+def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float = 0.5) -> Tensor:
+    """Return the mean discrete-time negative log-likelihood of (B, T) logits, float64.
+
+    With k the case's bin: -[log S(k-1) + log h(k)] for an event, -(1 - alpha) log S(k) for a
+    censored case. alpha > 0 makes the censored count less.
+
+    Args:
+        logits: (B, T) of the hazards.
+        event: (B,) bool.
+        bin: (B,) int64, 0 … T-1, from `to_bin`.
+        alpha: Between 0 (the plain likelihood) and 1 (events only).
+
+    Source: Zadeh and Schmid 2021, Bias in cross-entropy-based training of deep survival networks.
+    """
+    logits, at = logits.double(), bin[:, None]
+    log_s = log_survival(logits)  # (B, T)
+    survived = log_s.gather(1, at).squeeze(1)
+    # log S(k-1) + log h(k) = log S(k) - log(1 - h(k)) + log h(k) = log S(k) + logit(k)
+    died = survived + logits.gather(1, at).squeeze(1)
+    return -torch.where(event.bool(), died, (1 - alpha) * survived).mean()
+
+
+def fit_bins(*, event: Tensor, time: Tensor, n_bins: int = 8) -> Tensor:
+    """Return the inner edges (n_bins - 1,) of bins that hold equally many training events.
+
+    Raises:
+        ConfigError: The events lie at too few distinct times for that many bins.
+    """
+    observed = time[event.bool()].double()
+    found = len(observed.unique())
+    if found >= n_bins:
+        at = torch.arange(1, n_bins, dtype=torch.float64, device=time.device) / n_bins
+        edges = observed.quantile(at)
+        if (edges.diff() > 0).all() and edges[0] > observed.min():
+            return edges
+    raise ConfigError(
+        f"time bins: expected event times that {n_bins} bins can divide, "
+        f"found {found} distinct times of {len(observed)} events; use fewer bins"
+    )
+
+
+def to_bin(time: Tensor, edges: Tensor) -> Tensor:
+    """Return the bin (n,) of each time, 0 … len(edges); bin k is [edges[k-1], edges[k])."""
+    return torch.bucketize(time.double(), edges, right=True)
