@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,10 +160,12 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
 
     Raises:
         CaseError: The output folder cannot be written.
+        ValueError: The number is not finite.
     """
     output = interface.output
-    months = prediction.time * MONTHS_PER[prediction.unit]
-    value = prediction.risk if output.direction == "risk" else months / MONTHS_PER[output.unit]
+    # The factor comes first: within one unit it is 1, and the number stays as it is.
+    time = prediction.time * (MONTHS_PER[prediction.unit] / MONTHS_PER[output.unit])
+    value = prediction.risk if output.direction == "risk" else time
     path = output_dir / output.path
     part = path.with_name(path.name + ".part")
     try:
@@ -170,7 +173,8 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
         part.write_text(json.dumps(value, allow_nan=False))
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what refuses to be written refuses this as well
+            part.unlink()
         raise CaseError(path, expected="a writable folder", found=error.strerror) from error
     return path
 
@@ -204,7 +208,7 @@ def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, o
     for item in content:
         # The platform wrote only `interface` until December 2025; new jobs have both.
         socket = (item.get("socket") or item.get("interface")) if isinstance(item, dict) else None
-        if not isinstance(socket, dict) or "slug" not in socket:
+        if not isinstance(socket, dict) or not isinstance(socket.get("slug"), str):
             raise CaseError(path, expected="items with a socket and its slug", found=item)
         if socket["slug"] in known:
             items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}

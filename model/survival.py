@@ -247,7 +247,8 @@ class TimeMapping:
         """Return x = slope · (risk - center), less than one beyond the range of training.
 
         Inside the range of the training risks x is exact. Outside, where nothing was calibrated, at
-        most one unit is added (`_tail`). The same happens where eˣ would round S to 0 or 1.
+        most one unit is added (`_tail`). The same happens where eˣ would round S to 0 or 1;
+        Breslow's H0 keeps the middle of its own training risks clear of that.
         """
         last = self.cum_hazard[self.event_times < self.tau][-1]
         lowest, highest = self.slope * (self.risks[[0, -1]] - self.center)

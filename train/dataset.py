@@ -55,7 +55,8 @@ class Fold:
     """Labelled cases as one member sees them.
 
     Attributes:
-        inputs: Each case's RNA and clinical tensors; its bag is read when it is needed.
+        inputs: Each case's RNA and clinical tensors, and its bag where `bags` is None.
+        bags: Where a bag is read from when it is needed.
         event: (n,) bool.
         time: (n,) float64.
         strata: (n,) int64, the centre of each case.
@@ -63,7 +64,7 @@ class Fold:
 
     case_ids: tuple[str, ...]
     inputs: tuple[CaseInputs, ...]
-    bags: Bags
+    bags: Bags | None
     dims: Dims
     optional: tuple[Modality, ...]
     event: torch.Tensor
@@ -75,7 +76,7 @@ class Fold:
 
     def case(self, index: int) -> CaseInputs:
         """Return a case with its bag."""
-        bag = self.bags.get(self.case_ids[index]) if self.dims.embedding else None
+        bag = self.bags.get(self.case_ids[index]) if self.bags and self.dims.embedding else None
         if bag is None:
             return self.inputs[index]
         return replace(self.inputs[index], bag=bag.embeddings, coords=bag.coords)

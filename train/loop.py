@@ -106,7 +106,7 @@ class Draw:
         chunk: list[CaseInputs] = []
         longest = 1
         for index in self.indices.tolist():
-            case = self._draw(index)
+            case = self.case(index)
             length = 1 if case.bag is None else len(case.bag)
             if chunk and max(longest, length) * (len(chunk) + 1) > self.config.chunk_patches:
                 yield collate(chunk, self.fold.dims)
@@ -115,7 +115,8 @@ class Draw:
             longest = max(longest, length)
         yield collate(chunk, self.fold.dims)
 
-    def _draw(self, index: int) -> CaseInputs:
+    def case(self, index: int) -> CaseInputs:
+        """Return one case, with what this epoch left of it."""
         rng = np.random.default_rng([*self.seed, index])
         case = subsample(self.fold.case(index), self.config.max_patches, rng)
         return drop_modalities(case, self.fold.optional, self.config.modality_dropout, rng)
@@ -139,7 +140,7 @@ def _step(fusion: Fusion, optimiser: torch.optim.Optimizer, draw: Draw) -> float
         torch.autograd.backward(again, gradient[start : start + len(again)])
     torch.nn.utils.clip_grad_norm_(fusion.parameters(), draw.config.clip_norm)
     optimiser.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _logits(fusion: Fusion, draw: Draw) -> Iterator[tuple[int, torch.Tensor]]:

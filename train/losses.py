@@ -4,7 +4,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from model.errors import ConfigError
 from model.survival import log_survival
@@ -38,7 +37,7 @@ def cox_nll(
     h, event, time = log_hazard.reshape(-1).double(), event.reshape(-1).bool(), time.reshape(-1)
     strata = torch.zeros_like(event) if strata is None else strata.reshape(-1)
     total = 0 * h.sum()
-    for stratum in strata.unique():
+    for stratum in sorted(set(strata.tolist())):
         rows = strata == stratum
         total = total + _cox_terms(h[rows], event[rows], time[rows], ties)
     return total / event.sum().clamp(min=1)
@@ -48,28 +47,34 @@ def _cox_terms(h: Tensor, event: Tensor, time: Tensor, ties: Ties) -> Tensor:
     """Return the summed negative log partial likelihood of one stratum."""
     order = torch.argsort(time, descending=True, stable=True)
     h, event = h[order], event[order]
-    _, group, size = time[order].unique_consecutive(return_inverse=True, return_counts=True)
-    # Cases at risk at a time: all rows up to the last one of its group.
-    log_at_risk = h.logcumsumexp(dim=0)[size.cumsum(0) - 1]
+    group = _runs(time[order])
+    # At risk at a time: all rows up to the last one of its group.
+    log_at_risk = h.logcumsumexp(dim=0)[group.bincount().cumsum(0) - 1][group[event]]
 
-    h, group = h[event], group[event]
-    terms = log_at_risk[group] - h
-    if ties == "efron":
-        events = group.bincount(minlength=len(size))
+    h, group = h[event], _runs(group[event])
+    terms = log_at_risk - h
+    if ties == "efron" and len(h):
+        events = group.bincount()
         before = torch.arange(len(h), device=h.device) - (events.cumsum(0) - events)[group]
-        log_tied = _logsumexp_by(group, h, groups=len(size))
-        # D ≤ R, so nothing here can overflow: log(R - r/m D) = log R + log1p(-r/m e^(log D - log R))
-        share = (log_tied[group] - log_at_risk[group]).exp()
-        terms = terms + torch.log1p(-before / events[group] * share)
+        taken = before.double() / events[group]  # r/m; of integers it would be float32
+        # As D ≤ R, log(R - r/m D) = log R + log1p(-r/m e^(log D - log R)) cannot overflow.
+        share = (_logsumexp_by(group, h)[group] - log_at_risk).exp()
+        terms = terms + torch.log1p(-taken * share)
     return terms.sum()
 
 
-def _logsumexp_by(group: Tensor, values: Tensor, *, groups: int) -> Tensor:
-    """Return the log-sum-exp of the values of each group (groups,); -inf for an empty one."""
-    top = torch.full((groups,), -torch.inf, dtype=values.dtype, device=values.device)
+def _runs(values: Tensor) -> Tensor:
+    """Number the runs of equal neighbours: (n,) → (n,), 0, 1, ..."""
+    return (
+        torch.cat([values.new_zeros(1), values[1:] != values[:-1]])[: len(values)].long().cumsum(0)
+    )
+
+
+def _logsumexp_by(group: Tensor, values: Tensor) -> Tensor:
+    """Return the log-sum-exp of the values of each group 0, 1, ..., none of them empty."""
+    top = values.new_full((int(group[-1]) + 1,), -torch.inf)
     top = top.scatter_reduce(0, group, values.detach(), "amax")
-    total = torch.zeros_like(top).index_add(0, group, (values - top[group]).exp())
-    return total.log() + top
+    return torch.zeros_like(top).index_add(0, group, (values - top[group]).exp()).log() + top
 
 
 def risk_gradient(
@@ -127,7 +132,7 @@ def fit_bins(*, event: Tensor, time: Tensor, n_bins: int = 8) -> Tensor:
         ConfigError: The events lie at too few distinct times for that many bins.
     """
     observed = time[event.bool()].double()
-    found = len(observed.unique())
+    found = len(set(observed.tolist()))
     if found >= n_bins:
         at = torch.arange(1, n_bins, dtype=torch.float64, device=time.device) / n_bins
         edges = observed.quantile(at)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import ConfigError
 from train.simulate_records import clinical_record, rna_record
-from train.simulate_slides import write_slide
+from train.simulate_slides import SlideLook, write_slide
 
 FloatArray = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -205,7 +205,8 @@ def _write_case(
     rna = rna_record(latents.r[index], config.rna_shift * in_b, rng)
     _write_text(partial / f"{case_id}_CD.json", json.dumps(clinical, indent=4))
     _write_text(partial / f"{case_id}_RNA.json", json.dumps(rna, indent=4))
-    write_slide(partial / f"{case_id}_HE.tif", latents.h[index], config, rng)
+    look = SlideLook(config.width_um, config.mpp, config.stain_shift * in_b)
+    write_slide(partial / f"{case_id}_HE.tif", latents.h[index], look, rng)
     folder.parent.mkdir(exist_ok=True)
     partial.replace(folder)
 

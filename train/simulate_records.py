@@ -66,10 +66,10 @@ def gene_panel() -> Panel:
     rng = np.random.default_rng(0)
     level = rng.normal(8.5, 1.8, len(genes))
     protocol = rng.normal(0, 1, len(genes))
-    loading = np.zeros((len(genes), 3))
+    loading = rng.normal(0, 0.3, (len(genes), 3))
     for symbols, factor, sign in PROGRAMS:
         rows = [row[gene] for gene in symbols]
-        loading[rows, factor] = sign * rng.uniform(0.5, 1.0, len(rows))
+        loading[rows, factor] = sign * rng.uniform(0.6, 1.2, len(rows))
     return Panel(genes, level, loading, protocol)
 
 
@@ -84,7 +84,7 @@ def rna_record(latents: FloatArray, shift: float, rng: np.random.Generator) -> d
     panel = gene_panel()
     factors = np.append(latents, rng.normal())
     values = panel.level + panel.loading @ factors + shift * panel.protocol
-    values += rng.normal(0, 0.6, len(values))
+    values += rng.normal(0, 0.5, len(values))
     return dict(zip(panel.genes, np.maximum(values, RNA_FLOOR).tolist(), strict=True))
 
 

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
+
+from train.pyramid import Painting, write_mask_pyramid, write_pyramid
 
 FloatArray = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
@@ -19,7 +22,8 @@ Source: Ruifrok and Johnston, Quantification of histochemical staining by color 
 Anal Quant Cytol Histol 2001.
 """
 
-GLASS = 244.0
+GLASS = 244
+MASK_UM = 4
 COARSE_UM = 8
 """Shapes wider than a cell are drawn on a grid of this step and interpolated: it is 64 x cheaper."""
 TUMOUR_SHARE = 0.6
@@ -44,6 +48,48 @@ class Tissue:
     tumour: FloatArray
 
 
+@dataclass(frozen=True)
+class SlideLook:
+    """What all slides of a laboratory share.
+
+    Attributes:
+        width_um: Side of the square slide.
+        mpp: Of level 0, micrometres per pixel.
+        stain: Share by which eosin is stronger and haematoxylin weaker than usual.
+    """
+
+    width_um: int
+    mpp: float
+    stain: float
+
+
+def write_slide(
+    path: Path, histology: npt.NDArray[np.float64], look: SlideLook, rng: np.random.Generator
+) -> None:
+    """Write `<stem>.tif` and its mask `<stem>_mask.tif`.
+
+    The slide is drawn once at 1 µm a pixel; finer levels interpolate it, coarser ones average
+    it. So level 0 is smooth, as if out of focus, and a case takes well under a second.
+    """
+    picture, cover = render(histology, look.width_um, look.stain, rng)
+    image = Image.fromarray(picture)
+    width_px = round(look.width_um / look.mpp)
+
+    def paint(x: int, y: int, side_px: int, downsample: int) -> Picture:
+        um = look.mpp * downsample
+        right, bottom = (min(start + side_px, width_px // downsample) for start in (x, y))
+        kernel = Image.Resampling.BILINEAR if um < 1 else Image.Resampling.BOX
+        box = (x * um, y * um, right * um, bottom * um)
+        left_um, top_um, right_um, bottom_um = (round(edge) for edge in box)
+        if not cover[top_um:bottom_um, left_um:right_um].any():
+            return np.full((bottom - y, right - x, 3), GLASS, dtype=np.uint8)
+        return np.asarray(image.resize((right - x, bottom - y), kernel, box=box))
+
+    write_pyramid(path, Painting(width_px, width_px, paint), look.mpp, tile_px=512)
+    mask = cover[MASK_UM // 2 :: MASK_UM, MASK_UM // 2 :: MASK_UM]
+    write_mask_pyramid(path.with_name(f"{path.stem}_mask.tif"), mask, MASK_UM)
+
+
 def render(
     histology: npt.NDArray[np.float64], width_um: int, stain: float, rng: np.random.Generator
 ) -> tuple[Picture, npt.NDArray[np.bool_]]:
@@ -62,12 +108,12 @@ def render(
     Returns:
         The picture (S, S, 3) and where it has tissue (S, S).
     """
-    cellularity, opening = np.clip(histology, -2.5, 2.5)
+    cellularity, opening = np.clip(histology, -2.5, 2.5).tolist()
     tissue = _tissue(width_um, rng)
     lumen = _lumina(tissue, opening, rng)
     solid = tissue.cover * (1 - lumen)
     nuclei = _nuclei(tissue, cellularity, rng) * solid
-    batch = np.exp(rng.normal(0.0, 0.04, 2)) * (1 - stain, 1 + stain)
+    batch = (np.exp(rng.normal(0.0, 0.04, 2)) * (1 - stain, 1 + stain)).tolist()
     eosin = 0.30 * np.exp(0.25 * _fibres(width_um, rng) - 0.08 * opening * tissue.tumour)
     haematoxylin = 0.10 + 0.10 * tissue.tumour + 0.9 * nuclei
     picture = np.empty((width_um, width_um, 3), dtype=np.uint8)

@@ -1,0 +1,230 @@
+"""Pixels out of image files, through OpenSlide or SimpleITK: the one place that knows either."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+from openslide import OpenSlide, OpenSlideError
+from PIL import Image
+
+from model.errors import CaseError
+
+Pixels = NDArray[np.uint8]
+
+WHOLE_SUFFIX = ".mha"
+"""The platform delivers some images as MetaImage, which has no tiles and which OpenSlide lacks."""
+WHOLE_MOST_PX = 2**28
+"""Most pixels of an image without tiles: all of it comes into memory."""
+BLOCK_PX = 2048
+
+
+class PixelSource(Protocol):
+    """Levels of pixels, as a file holds them.
+
+    Attributes:
+        level_sizes: Width and height of each level, finest first.
+        downsamples: Factor of each level to level 0.
+        properties: What the file says of itself, under OpenSlide's names.
+    """
+
+    level_sizes: tuple[tuple[int, int], ...]
+    downsamples: tuple[float, ...]
+    properties: Mapping[str, str]
+
+    def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
+        """Return RGBA (height_px, width_px, 4), transparent where the image has no pixels.
+
+        x, y are pixels of the level, not of level 0.
+
+        Raises:
+            CaseError: The file is damaged there.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class TiledSource:
+    """A slide that OpenSlide reads; threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._slide = OpenSlide(path)
+        except OpenSlideError as error:
+            expected = "a sound tiled TIFF or other slide that OpenSlide reads"
+            raise CaseError(path, expected=expected, found=f"a file with: {error}") from error
+        self.level_sizes: tuple[tuple[int, int], ...] = self._slide.level_dimensions
+        self.downsamples: tuple[float, ...] = self._slide.level_downsamples
+        self.properties: Mapping[str, str] = self._slide.properties
+
+    def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
+        """Return RGBA (height_px, width_px, 4); see PixelSource.
+
+        OpenSlide wants level-0 coordinates and blends neighbours when they fall between two
+        pixels of the level, so this takes the level's own pixels.
+        """
+        downsample = self.downsamples[level]
+        corner = (round(x * downsample), round(y * downsample))
+        try:
+            return np.asarray(self._slide.read_region(corner, level, (width_px, height_px)))
+        except OpenSlideError as error:
+            where = f"{self._path} (level {level}, x {x}, y {y})"
+            raise CaseError(where, expected="readable pixels", found=error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+class WholeSource:
+    """An image in memory, one level.
+
+    Args:
+        values: Grey (H, W, 1) or RGB (H, W, 3).
+        properties: What the file says of itself, under OpenSlide's names.
+    """
+
+    def __init__(self, values: Pixels, properties: Mapping[str, str]) -> None:
+        self._values = values
+        self.level_sizes: tuple[tuple[int, int], ...] = ((values.shape[1], values.shape[0]),)
+        self.downsamples: tuple[float, ...] = (1.0,)
+        self.properties = properties
+
+    def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
+        """Return RGBA (height_px, width_px, 4); see PixelSource."""
+        inside = self._values[y : y + height_px, x : x + width_px]
+        region = np.zeros((height_px, width_px, 4), dtype=np.uint8)
+        region[: inside.shape[0], : inside.shape[1], :3] = inside
+        region[: inside.shape[0], : inside.shape[1], 3] = 255
+        return region
+
+    def close(self) -> None:
+        """Hold no file: there is nothing to close."""
+
+
+def open_slide(path: Path) -> PixelSource:
+    """Open the pixels of a slide.
+
+    Raises:
+        CaseError: The file is absent, empty, damaged or of a foreign format.
+    """
+    _check_file(path)
+    if path.suffix.lower() != WHOLE_SUFFIX:
+        return TiledSource(path)
+    values, properties = _read_whole(path)
+    if values.dtype != np.uint8 or values.shape[2] not in (1, 3):
+        found = f"{values.dtype} with {values.shape[2]} channels"
+        raise CaseError(path, expected="8-bit grey or RGB", found=found)
+    return WholeSource(values, properties)
+
+
+def open_mask(path: Path) -> PixelSource:
+    """Open the pixels of a mask, which may lack tiles and have any pixel type.
+
+    Raises:
+        CaseError: The file is absent, empty, damaged or of a foreign format.
+    """
+    _check_file(path)
+    if path.suffix.lower() != WHOLE_SUFFIX and OpenSlide.detect_format(path) is not None:
+        return TiledSource(path)
+    values, properties = _read_whole(path)
+    return WholeSource((values[..., :1] > 0).astype(np.uint8), properties)
+
+
+def untiled_size(path: Path) -> tuple[int, ...] | None:
+    """Return the size in a file's header, without reading pixels; None where there is none."""
+    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    size: tuple[int, ...] = reader.GetSize()
+    return size
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A whole slide or mask, reduced.
+
+    Attributes:
+        values: (h, w, C) or (h, w).
+        downsample: Level-0 pixels per pixel of values, along x and along y.
+    """
+
+    values: Pixels
+    downsample: tuple[float, float]
+
+
+def reduce_whole(
+    source: PixelSource, most_px: int, convert: Callable[[Pixels], Pixels]
+) -> Overview:
+    """Average a whole level to at most `most_px` a side; memory is bounded by one block.
+
+    Args:
+        source: What to reduce. Its coarsest level with that many pixels is read.
+        most_px: Longest side of the overview.
+        convert: From RGBA (h, w, 4) to what is averaged, (h, w, C) or (h, w).
+
+    Raises:
+        CaseError: The file is damaged.
+    """
+    enough = [level for level, size in enumerate(source.level_sizes) if max(size) >= most_px]
+    level = enough[-1] if enough else 0
+    width_px, height_px = source.level_sizes[level]
+    factor = math.ceil(max(width_px, height_px) / most_px)
+    block_px = max(BLOCK_PX // factor, 1) * factor
+    rows = []
+    for y in range(0, height_px, block_px):
+        block_height_px = _whole_cells(min(block_px, height_px - y), factor)
+        row = []
+        for x in range(0, width_px, block_px):
+            block_width_px = _whole_cells(min(block_px, width_px - x), factor)
+            block = convert(source.read(level, x, y, block_width_px, block_height_px))
+            row.append(np.asarray(Image.fromarray(block).reduce(factor)))
+        rows.append(np.concatenate(row, axis=1))
+    full_width_px, full_height_px = source.level_sizes[0]
+    return Overview(
+        values=np.concatenate(rows),
+        downsample=(full_width_px / width_px * factor, full_height_px / height_px * factor),
+    )
+
+
+def _whole_cells(side_px: int, factor: int) -> int:
+    """Round a side up to a multiple of the factor."""
+    return -(-side_px // factor) * factor
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise CaseError(path, expected="an image file", found="no file")
+    if path.stat().st_size == 0:
+        raise CaseError(path, expected="an image file", found="an empty file")
+
+
+def _read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
+    """Return pixels (H, W, C) and the properties of an image without tiles."""
+    size = untiled_size(path)
+    if size is None:
+        raise CaseError(path, expected="an image", found="a damaged or foreign file")
+    if math.prod(size) > WHOLE_MOST_PX:
+        expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
+        raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
+    try:
+        image: Any = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise CaseError(path, expected="a sound image", found="a damaged one") from error
+    if math.prod(size[2:]) != 1:
+        raise CaseError(path, expected="one plane", found=f"size {size}")
+    values = SimpleITK.GetArrayFromImage(image)
+    mpp_x, mpp_y = (1000 * spacing_mm for spacing_mm in image.GetSpacing()[:2])
+    return (
+        values.reshape(size[1], size[0], -1),
+        {"openslide.mpp-x": str(mpp_x), "openslide.mpp-y": str(mpp_y)},
+    )

@@ -1,0 +1,184 @@
+"""The training loop: the gradient of the whole risk set, repeatable and resumable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.batch import CaseInputs, Dims, collate
+from model.fusion import Fusion, build_fusion
+from train import loop
+from train.config import FitConfig
+from train.dataset import Fold, drop_modalities, subsample
+from train.loop import Draw, Plan, fold_loss, predict_risks, train_fusion
+from train.losses import cox_nll
+
+DIMS = Dims(embedding=6, genes=5, clinical=3)
+SETTINGS = {
+    "slide_width": 8,
+    "attention_width": 4,
+    "rna_widths": (8, 4),
+    "dropout": 0.3,
+    "rank": 4,
+    "slide_rna": 4,
+    "slide_clinical": 4,
+    "rna_clinical": 4,
+    "optional": ("rna",),
+}
+FIT = FitConfig(epochs=4, inner_folds=0, learning_rate=1e-2, max_patches=5)
+
+
+def make_fold(n: int = 40, *, seed: int = 0) -> Fold:
+    rng = np.random.default_rng(seed)
+    inputs = []
+    for _ in range(n):
+        bag = rng.normal(size=(int(rng.integers(1, 12)), 6))
+        inputs.append(
+            CaseInputs(
+                bag=torch.from_numpy(bag).float(),
+                rna=torch.from_numpy(rng.normal(size=5)).float(),
+                clinical=torch.from_numpy(rng.normal(size=3)).float(),
+            )
+        )
+    return Fold(
+        case_ids=tuple(str(i) for i in range(n)),
+        inputs=tuple(inputs),
+        bags=None,
+        dims=DIMS,
+        optional=("rna",),
+        event=torch.from_numpy(rng.random(n) < 0.4),
+        time=torch.from_numpy(rng.integers(1, 20, n).astype(float)),
+        strata=torch.from_numpy(rng.integers(0, 2, n)),
+    )
+
+
+def make_fusion(seed: int = 0) -> Fusion:
+    torch.manual_seed(seed)
+    return build_fusion("pairwise", SETTINGS, DIMS)
+
+
+def step_gradients(fusion: Fusion, draw: Draw) -> list[torch.Tensor]:
+    """Return the gradients that one step leaves, without moving the weights."""
+    loop._step(fusion, torch.optim.SGD(fusion.parameters(), lr=0.0), draw)
+    return [parameter.grad.clone() for parameter in fusion.parameters()]
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+def test_chunked_step_has_the_gradient_of_the_whole_risk_set(ties: str) -> None:
+    fold = make_fold()
+    config = FIT.model_copy(update={"clip_norm": 1e9, "chunk_patches": 20, "ties": ties})
+    fusion = make_fusion().double().eval()  # dropout off, so that one pass is comparable
+    fold = replace(fold, inputs=tuple(as_double(case) for case in fold.inputs))
+    draw = Draw(fold, np.arange(len(fold)), config, (7,))
+    batches = list(draw)
+    assert len(batches) > 5
+
+    found = step_gradients(fusion, draw)
+
+    whole = collate([draw.case(i) for i in range(len(fold))], DIMS)
+    whole = replace(whole, bag=whole.bag.double(), rna=whole.rna.double())
+    whole = replace(whole, clinical=whole.clinical.double())
+    loss = cox_nll(
+        fusion(whole)[:, 0], event=fold.event, time=fold.time, strata=fold.strata, ties=ties
+    )
+    expected = torch.autograd.grad(loss, list(fusion.parameters()))
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-9)
+
+
+def as_double(case: CaseInputs) -> CaseInputs:
+    return CaseInputs(bag=case.bag.double(), rna=case.rna.double(), clinical=case.clinical.double())
+
+
+def test_dropout_is_replayed_between_the_two_passes() -> None:
+    fold = make_fold()
+    draw = Draw(fold, np.arange(len(fold)), FIT.model_copy(update={"chunk_patches": 30}), (3,))
+    fusion = make_fusion().train()
+    with torch.no_grad():
+        first = torch.cat([logits for _, logits in loop._logits(fusion, draw)])
+        second = torch.cat([logits for _, logits in loop._logits(fusion, draw)])
+        other = torch.cat([x for _, x in loop._logits(fusion, replace(draw, seed=(4,)))])
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_an_interrupted_fit_ends_like_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold, validation = make_fold(), make_fold(seed=1)
+    plan = Plan(FIT, 4, (1, 2))
+    whole = make_fusion()
+    expected = train_fusion(whole, fold, plan, validation=validation)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    plan = replace(plan, checkpoint=tmp_path / "fit.checkpoint")
+    steps = 0
+    real = loop._step
+
+    def crash(*arguments: object) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_step", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train_fusion(make_fusion(), fold, plan, validation=validation)
+    assert plan.checkpoint.is_file()
+    resumed = make_fusion(seed=9)
+    log = train_fusion(resumed, fold, plan, validation=validation)
+
+    assert log == expected
+    assert not plan.checkpoint.exists()
+    for left, right in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_training_lowers_the_loss_and_is_repeatable() -> None:
+    fold = make_fold()
+    plan = Plan(FIT.model_copy(update={"modality_dropout": 0.0}), 40, (0,))
+    first, second = make_fusion(), make_fusion()
+    before = fold_loss(first, fold, FIT)
+    assert train_fusion(first, fold, plan) == train_fusion(second, fold, plan)
+    assert fold_loss(first, fold, FIT) < before - 0.1
+    np.testing.assert_array_equal(
+        predict_risks(first, fold, FIT), predict_risks(second, fold, FIT)
+    )
+
+
+def test_scores_do_not_depend_on_how_a_fold_is_cut_up() -> None:
+    fold, fusion = make_fold(), make_fusion()
+    small = predict_risks(fusion, fold, FIT.model_copy(update={"chunk_patches": 1}))
+    large = predict_risks(fusion, fold, FIT)
+    np.testing.assert_allclose(small, large, rtol=1e-5)
+
+
+def test_batches_cover_the_fold_once_and_each_has_an_event() -> None:
+    fold = make_fold(100)
+    batches = loop._batches(fold, 16, (0,))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(100))
+    assert {len(batch) for batch in batches} <= {14, 15}
+    assert all(fold.event.numpy()[batch].any() for batch in batches)
+    assert len(loop._batches(fold, None, (0,))) == 1
+
+
+def test_subsample_keeps_order_and_coordinates() -> None:
+    bag = torch.arange(10.0)[:, None]
+    case = CaseInputs(bag=bag, coords=torch.arange(20).reshape(10, 2))
+    drawn = subsample(case, 4, np.random.default_rng(0))
+    assert len(drawn.bag) == 4
+    assert (drawn.bag[1:] > drawn.bag[:-1]).all()
+    assert torch.equal(drawn.coords[:, 0].float(), 2 * drawn.bag[:, 0])
+    assert subsample(case, 10, np.random.default_rng(0)) is case
+
+
+def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
+    case = CaseInputs(bag=torch.ones(2, 6), rna=torch.ones(5))
+    rng = np.random.default_rng(0)
+    seen = {drop_modalities(case, ("slide", "rna"), 0.6, rng).modalities for _ in range(200)}
+    assert seen == {("slide",), ("rna",), ("slide", "rna")}
+    seen = {drop_modalities(case, ("rna",), 0.6, rng).modalities for _ in range(50)}
+    assert seen == {("slide",), ("slide", "rna")}

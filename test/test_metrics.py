@@ -1,0 +1,360 @@
+"""The metrics against scikit-survival, lifelines and their definitions; what they refuse."""
+
+from functools import partial
+
+import lifelines
+import numpy as np
+import pytest
+from lifelines.utils import concordance_index
+from scipy.stats import kstest
+from sksurv.compare import compare_survival
+from sksurv.metrics import (
+    brier_score,
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+    integrated_brier_score,
+)
+from sksurv.util import Surv
+
+from model.errors import ConfigError
+from train.estimate import (
+    Estimate,
+    NotComputableError,
+    Outcome,
+    Unavailable,
+    bootstrap,
+    difference,
+    estimate,
+)
+from train.metrics import (
+    d_calibration,
+    d_calibration_counts,
+    dynamic_auc,
+    harrell_c,
+    integrated_auc,
+    integrated_brier,
+    km_null,
+    logrank_groups,
+    risk_groups,
+    time_error_events,
+    time_error_hinge,
+    time_error_restricted,
+    uno_c,
+)
+
+TIMES = np.array([12.0, 24.0, 36.0, 48.0])
+
+
+def cohort(seed=0, n=150, effect=1.0):
+    """Simulate whole months with ties, about half censored, and the true risk in tenths."""
+    draw = np.random.default_rng(seed)
+    risk = np.round(draw.normal(size=n), 1)
+    late = draw.exponential(np.exp(-effect * risk)) * 40
+    censored = draw.uniform(3, 100, n)
+    outcome = Outcome(event=late <= censored, time=np.ceil(np.minimum(late, censored)))
+    return risk, outcome
+
+
+def curves(risk, times=TIMES):
+    return np.exp(-np.exp(risk)[:, None] * times / 40)
+
+
+def structured(outcome):
+    return Surv.from_arrays(outcome.event, outcome.time)
+
+
+# ---------------------------------------------------------------- discrimination
+
+
+def test_harrell_c_equals_sksurv_and_lifelines():
+    for seed in range(5):
+        risk, outcome = cohort(seed)
+        ours = harrell_c(risk, outcome)
+        sksurv = concordance_index_censored(outcome.event, outcome.time, risk)[0]
+        assert ours == pytest.approx(sksurv, abs=1e-12)
+        assert ours == pytest.approx(
+            concordance_index(outcome.time, -risk, outcome.event), abs=1e-12
+        )
+
+
+def test_c_depends_on_the_order_of_the_risks_only():
+    risk, outcome = cohort()
+    for same in (risk * 1e-9, risk * 1e9 + 3, np.exp(risk)):
+        assert harrell_c(same, outcome) == pytest.approx(harrell_c(risk, outcome), abs=1e-12)
+        at = {"train": outcome, "at": 24.0}
+        assert dynamic_auc(same, outcome, **at) == pytest.approx(
+            dynamic_auc(risk, outcome, **at), abs=1e-12
+        )
+    assert harrell_c(-risk, outcome) == pytest.approx(1 - harrell_c(risk, outcome), abs=1e-12)
+    assert harrell_c(np.zeros(150), outcome) == 0.5
+
+
+@pytest.mark.parametrize("tau", [20.0, 60.0])
+def test_uno_c_equals_sksurv(tau):
+    _, train = cohort(9)
+    for seed in range(3):
+        risk, outcome = cohort(seed)
+        expected = concordance_index_ipcw(structured(train), structured(outcome), risk, tau=tau)[0]
+        assert uno_c(risk, outcome, train=train, tau=tau) == pytest.approx(expected, abs=1e-12)
+
+
+def test_uno_c_answers_where_the_training_censoring_ends_before_the_test():
+    """Untruncated, scikit-survival has no weight for events after the last training time."""
+    risk, outcome = cohort()
+    short = Outcome(event=outcome.event & (outcome.time < 50), time=np.minimum(outcome.time, 50))
+    with pytest.raises(ValueError, match="censoring survival function is zero|largest observed"):
+        concordance_index_ipcw(structured(short), structured(outcome), risk)
+    assert 0.6 < uno_c(risk, outcome, train=short, tau=49.0) < 0.9
+
+
+def auc_by_hand(risk, outcome, train, at):
+    """Weigh every pair of an event until `at` and a patient beyond it."""
+    won = total = 0.0
+    censored = lifelines.KaplanMeierFitter().fit(train.time + 0.5 * ~train.event, ~train.event)
+    for i in np.flatnonzero(outcome.event & (outcome.time <= at)):
+        weight = 1 / censored.predict(outcome.time[i] + 0.5)
+        for j in np.flatnonzero(outcome.time > at):
+            total += weight
+            won += weight * ((risk[i] > risk[j]) + 0.5 * (risk[i] == risk[j]))
+    return won / total
+
+
+def test_auc_equals_sksurv_and_its_definition():
+    _, train = cohort(9)
+    risk, outcome = cohort(1)
+    each, mean = cumulative_dynamic_auc(structured(train), structured(outcome), risk, TIMES)
+    for t, expected in zip(TIMES, each, strict=True):
+        ours = dynamic_auc(risk, outcome, train=train, at=t)
+        assert ours == pytest.approx(expected, abs=1e-12)
+        assert ours == pytest.approx(auc_by_hand(risk, outcome, train, t), abs=1e-9)
+    ours = integrated_auc(risk, outcome, train=train, times=TIMES)
+    assert ours == pytest.approx(mean, abs=1e-12)
+
+
+def test_logrank_equals_sksurv_and_groups_come_from_training_risks():
+    risk, outcome = cohort()
+    train_risk = np.random.default_rng(5).normal(0.3, 1, 200)
+    group = risk_groups(risk, train_risk=train_risk, n_groups=4)
+    cuts = np.quantile(train_risk, [0.25, 0.5, 0.75])
+    assert group.tolist() == [sum(r >= cut for cut in cuts) for r in risk]
+    _, expected = compare_survival(structured(outcome), group)
+    assert logrank_groups(group, outcome) == pytest.approx(expected, rel=1e-9)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_brier_equals_sksurv_and_its_definition():
+    _, train = cohort(9)
+    risk, outcome = cohort(2)
+    survival = curves(risk)
+    expected = integrated_brier_score(structured(train), structured(outcome), survival, TIMES)
+    ours = integrated_brier(survival, outcome, train=train, times=TIMES)
+    assert ours == pytest.approx(expected, abs=1e-12)
+    _, scores = brier_score(structured(train), structured(outcome), survival, TIMES)
+    assert ours == pytest.approx(np.trapezoid(scores, TIMES) / (TIMES[-1] - TIMES[0]), abs=1e-12)
+
+
+def test_the_right_curves_beat_kaplan_meier_and_the_wrong_ones_do_not():
+    risk, outcome = cohort(3, n=400)
+    null = km_null(outcome, TIMES, n=400)
+    km = lifelines.KaplanMeierFitter().fit(outcome.time, outcome.event)
+    np.testing.assert_allclose(null, np.tile(km.predict(TIMES), (400, 1)), rtol=1e-12)
+    brier = partial(integrated_brier, train=outcome, times=TIMES)
+    gain = difference(brier, curves(risk), null, outcome, resamples=100)
+    assert gain.high < 0
+    loss = difference(brier, curves(-risk), null, outcome, resamples=100)
+    assert loss.low > 0
+
+
+def test_d_calibration_of_the_true_curves_is_uniform():
+    p_values = []
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        rate = np.exp(draw.normal(size=300))
+        late, censored = draw.exponential(1 / rate), draw.exponential(1.5, 300)
+        outcome = Outcome(event=late <= censored, time=np.minimum(late, censored))
+        survival = np.exp(-rate * outcome.time)
+        counts = d_calibration_counts(survival, outcome)
+        assert counts.sum() == pytest.approx(300)
+        p_values.append(d_calibration(survival, outcome))
+        assert d_calibration(survival**3, outcome) < 1e-3
+    # Spreading the censored evenly makes the test a little too mild, never too harsh.
+    assert kstest(p_values, "uniform", alternative="greater").pvalue > 0.01
+
+
+def test_d_calibration_counts_by_hand():
+    """Event at .25 → third tenth; censored at .25 → .1, .1, .05 of .25; at 0 and 1 the ends."""
+    survival = np.array([0.25, 0.25, 0.0, 1.0, 1.0, 0.0])
+    outcome = Outcome(event=np.array([1, 0, 1, 1, 0, 0]), time=np.ones(6))
+    even = np.full(10, 0.1)  # the censored patient at 1
+    expected = even + [0.4 + 1 + 1, 0.4, 0.2 + 1, 0, 0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(d_calibration_counts(survival, outcome), expected, atol=1e-12)
+
+
+# ---------------------------------------------------------------- errors of the time
+
+
+def test_time_errors_by_hand():
+    outcome = Outcome(event=np.array([1, 0, 1, 0]), time=np.array([10.0, 20, 30, 40]))
+    predicted = np.array([13.0, 15, 24, 50])
+    assert time_error_events(predicted, outcome) == (3 + 6) / 2
+    assert time_error_hinge(predicted, outcome) == (3 + 5 + 6 + 0) / 4
+    # Censored at 20 of three at risk: whoever is seen later stands for 3/2 patients.
+    restricted = time_error_restricted(predicted, outcome, train=outcome, tau=35.0)
+    assert restricted == pytest.approx((1 * 3 + 1.5 * 6 + 1.5 * 0) / (1 + 1.5 + 1.5))
+
+
+def test_restricted_error_recovers_what_censoring_hides():
+    draw = np.random.default_rng(0)
+    n, tau = 20000, 40.0
+    late, censored = draw.exponential(40, n), draw.uniform(5, 100, n)
+    outcome = Outcome(event=late <= censored, time=np.minimum(late, censored))
+    predicted = late * draw.uniform(0.5, 1.5, n)
+    truth = np.abs(np.minimum(late, tau) - np.minimum(predicted, tau)).mean()
+    weighted = time_error_restricted(predicted, outcome, train=outcome, tau=tau)
+    assert weighted == pytest.approx(truth, rel=0.02)
+    assert abs(time_error_events(predicted, outcome) - truth) > 0.05 * truth
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def test_bootstrap_keeps_the_number_of_events():
+    _, outcome = cohort()
+    drawn = list(bootstrap(outcome, resamples=50, seed=1))
+    assert all(len(rows) == 150 for rows in drawn)
+    assert {int(outcome.event[rows].sum()) for rows in drawn} == {int(outcome.event.sum())}
+    again = list(bootstrap(outcome, resamples=50, seed=1))
+    assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
+    assert any((a != b).any() for a, b in zip(drawn, drawn[1:], strict=False))
+
+
+def test_estimate_is_the_percentile_interval_written_out():
+    risk, outcome = cohort()
+    found = estimate(harrell_c, risk, outcome, resamples=200, seed=3)
+    values = [
+        concordance_index_censored(outcome.event[rows], outcome.time[rows], risk[rows])[0]
+        for rows in bootstrap(outcome, resamples=200, seed=3)
+    ]
+    assert found.value == harrell_c(risk, outcome)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    assert (found.n, found.events) == (150, int(outcome.event.sum()))
+    assert estimate(harrell_c, risk, outcome, resamples=0) == Estimate(
+        found.value, None, None, found.n, found.events
+    )
+
+
+def test_interval_has_the_width_of_the_sampling_error():
+    """The known spread of Harrell's C over repeated cohorts of the same size."""
+    values = [harrell_c(*cohort(seed, n=120)) for seed in range(150)]
+    widths = []
+    for seed in range(8):
+        found = estimate(harrell_c, *cohort(seed, n=120), resamples=200)
+        widths.append(found.high - found.low)
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(values), rel=0.25)
+
+
+def test_paired_difference_is_narrower_than_two_intervals():
+    risk, outcome = cohort(4)
+    noisy = risk + np.random.default_rng(0).normal(0, 0.5, 150)
+    gap = difference(harrell_c, risk, noisy, outcome, resamples=200)
+    one, two = (estimate(harrell_c, r, outcome, resamples=200) for r in (risk, noisy))
+    assert gap.value == pytest.approx(one.value - two.value, abs=1e-12)
+    assert gap.low < gap.value < gap.high
+    assert gap.high - gap.low < 0.8 * np.hypot(one.high - one.low, two.high - two.low)
+    same = difference(harrell_c, risk, risk, outcome, resamples=20)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- what has no value
+
+
+def outcomes(*rows: tuple[int, float]) -> Outcome:
+    event, time = zip(*rows, strict=True)
+    return Outcome(event=np.array(event), time=np.array(time))
+
+
+@pytest.mark.parametrize(
+    ("metric", "outcome", "reason"),
+    [
+        (harrell_c, outcomes((0, 5), (0, 9)), "no two patients can be compared"),
+        (harrell_c, outcomes((1, 5), (1, 5)), "no two patients can be compared"),
+        (harrell_c, outcomes((0, 5), (1, 9)), "no two patients can be compared"),
+        (partial(uno_c, tau=4.0), outcomes((1, 5), (0, 9)), "no two patients can be compared"),
+        (partial(uno_c, tau=200.0), outcomes((1, 5), (0, 9)), "is not followed beyond 200"),
+        (partial(dynamic_auc, at=4.0), outcomes((1, 5), (0, 9)), "no event until 4"),
+        (partial(dynamic_auc, at=9.0), outcomes((1, 5), (0, 9)), "no patient followed beyond 9"),
+        (partial(dynamic_auc, at=500.0), outcomes((1, 5), (0, 9)), "is not followed beyond 500"),
+        (partial(time_error_restricted, tau=10.0), outcomes((0, 5), (0, 9)), "censored before 10"),
+        (time_error_events, outcomes((0, 5), (0, 9)), "no event"),
+        (d_calibration, outcomes((1, 5), (0, 9)), "50 patients are needed, 2 are there"),
+        (logrank_groups, outcomes((0, 5), (0, 9)), "no event"),
+    ],
+)
+def test_a_metric_without_a_value_says_why(metric, outcome, reason):
+    _, train = cohort()
+    if isinstance(metric, partial):
+        metric = partial(metric, train=train)
+    prediction = np.array([0.0, 1.0])
+    with pytest.raises(NotComputableError, match=reason):
+        metric(prediction, outcome)
+    found = estimate(metric, prediction, outcome)
+    assert isinstance(found, Unavailable)
+    assert reason in found.reason
+
+
+def test_logrank_of_one_group_and_brier_outside_the_follow_up():
+    risk, outcome = cohort()
+    with pytest.raises(NotComputableError, match="all patients are in one risk group"):
+        logrank_groups(np.zeros(150, dtype=int), outcome)
+    early = outcome.take(np.flatnonzero(outcome.time <= 30))
+    survival = curves(risk[outcome.time <= 30])
+    with pytest.raises(NotComputableError, match="times 12 to 48 leave the follow-up 1 to 30"):
+        integrated_brier(survival, early, train=outcome, times=TIMES)
+
+
+def test_no_interval_when_too_many_resamples_have_no_value():
+    """One patient is followed beyond 20: a third of the resamples leave them out."""
+    outcome = Outcome(event=np.array([1, 1, 1, 0, 0, 0]), time=np.array([3, 5, 8, 11, 12, 30]))
+    found = estimate(
+        partial(dynamic_auc, train=cohort()[1], at=20.0), np.arange(6.0), outcome, resamples=200
+    )
+    assert isinstance(found, Estimate)
+    assert (found.low, found.high) == (None, None)
+    assert 0 <= found.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("survival", "message"),
+    [
+        (np.arange(150.0)[:, None] + np.zeros(4), r"survival in \[0, 1\], a row per patient"),
+        (np.full((150, 4), np.nan), r"survival in \[0, 1\]"),
+        (np.full((150, 3), 0.5), "a row per patient"),
+        (np.tile([0.5, 0.6, 0.7, 0.8], (150, 1)), "survival that falls over rising times"),
+    ],
+)
+def test_brier_refuses_what_is_no_survival_curve(survival, message):
+    _, outcome = cohort()
+    with pytest.raises(ConfigError, match=message):
+        integrated_brier(survival, outcome, train=outcome, times=TIMES)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_predictions_that_are_no_numbers_are_refused(bad):
+    risk, outcome = cohort()
+    with pytest.raises(ConfigError, match="expected 150 finite predictions, .* found 149 in"):
+        harrell_c(np.append(risk[:-1], bad), outcome)
+    for metric in (harrell_c, time_error_hinge, time_error_events):
+        with pytest.raises(ConfigError, match=r"found 151 in an array of shape \(151,\)"):
+            metric(np.append(risk, 0.0), outcome)
+
+
+def test_outcomes_are_checked():
+    with pytest.raises(ConfigError, match="expected finite times > 0"):
+        Outcome(event=np.ones(2), time=np.array([0.0, 1.0]))
+    with pytest.raises(ConfigError, match=r"found shapes \(2,\) and \(3,\)"):
+        Outcome(event=np.ones(2), time=np.ones(3))
+    with pytest.raises(ConfigError, match="one event and one time per patient"):
+        Outcome(event=np.ones(0), time=np.ones(0))

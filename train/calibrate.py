@@ -1,0 +1,139 @@
+"""Out-of-fold risks + outcomes → `TimeMapping`: slope, Breslow baseline, Kaplan-Meier curve."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lifelines import KaplanMeierFitter
+from scipy.optimize import brentq
+
+from model.errors import ConfigError, Warn
+from model.survival import Array, MappingKind, TimeMapping
+from train.losses import risk_gradient
+
+LEAST_CASES = 10
+# Log hazard per standard deviation of the risk. The floor keeps the direction of a bad fold's
+# risks, the ceiling (a C-index of about 0.97) stands in for the infinite slope of perfect ones.
+LEAST_SLOPE, MOST_SLOPE = 0.05, 10.0
+AT_RISK_AT_TAU = 0.1
+
+
+def fit_mapping(
+    kind: MappingKind,
+    *,
+    event: npt.ArrayLike,
+    time: npt.ArrayLike,
+    risk: npt.ArrayLike,
+    warn: Warn,
+    tau: float | None = None,
+) -> TimeMapping:
+    """Fit the map from risk to time on out-of-fold risks.
+
+    Never on the risks of the cases that a model was trained on: those look better than they
+    are, and the intervals would be far too narrow.
+
+    Args:
+        kind: The rule by which `TimeMapping.time` answers.
+        event: (n,) bool, True = observed.
+        time: (n,) in the task's unit, > 0.
+        risk: (n,) out-of-fold risks on one scale (z-scored per fold).
+        warn: Told when the slope was put on its floor or ceiling.
+        tau: End of the follow-up answered for; by default `default_tau`.
+
+    Raises:
+        ConfigError: Too few cases, no events or all at one time, equal or non-finite risks,
+            no event before tau.
+    """
+    event = np.array(event, dtype=bool)
+    time, risk = np.array(time, dtype=np.float64), np.array(risk, dtype=np.float64)
+    _check(event, time, risk)
+    tau = default_tau(time) if tau is None else float(tau)
+    if not time[event].min() < tau <= time.max():
+        raise ConfigError(
+            f"calibration: expected tau in ({time[event].min():g}, {time.max():g}], "
+            f"from the first event to the last follow-up, found {tau:g}"
+        )
+    center, spread = float(risk.mean()), float(risk.std())
+    z = (risk - center) / spread
+    slope = cox_slope(event=event, time=time, z=z, warn=warn)
+    event_times, cum_hazard = breslow(event=event, time=time, log_hazard=slope * z)
+    curve = KaplanMeierFitter().fit(time, event).survival_function_
+    return TimeMapping(
+        kind=kind,
+        slope=slope / spread,
+        center=center,
+        spread=spread,
+        tau=tau,
+        events=int(event.sum()),
+        event_times=event_times,
+        cum_hazard=cum_hazard,
+        km_times=curve.index.to_numpy(dtype=np.float64),
+        km_survival=curve.iloc[:, 0].to_numpy(dtype=np.float64),
+        risks=np.sort(risk),
+    )
+
+
+def default_tau(time: Array) -> float:
+    """Return the largest follow-up time at which at least a tenth of the cohort is at risk."""
+    rising = np.sort(time)
+    return float(rising[len(rising) - int(np.ceil(AT_RISK_AT_TAU * len(rising)))])
+
+
+def cox_slope(*, event: npt.NDArray[np.bool_], time: Array, z: Array, warn: Warn) -> float:
+    """Return the slope of a Cox regression (Efron ties) on one standardised covariate z (n,).
+
+    The root of the score, which falls with the slope, within [LEAST_SLOPE, MOST_SLOPE].
+    """
+    observed, when = torch.tensor(event), torch.tensor(time)
+
+    def downhill(slope: float) -> float:
+        """Return the loss's derivative with respect to the slope."""
+        _, gradient = risk_gradient(torch.from_numpy(slope * z), event=observed, time=when)
+        return float(gradient.numpy() @ z)
+
+    if downhill(LEAST_SLOPE) >= 0:
+        warn(
+            "calibration: the out-of-fold risks do not order the events; "
+            f"their slope was put on its floor of {LEAST_SLOPE} per standard deviation"
+        )
+        return LEAST_SLOPE
+    if downhill(MOST_SLOPE) <= 0:
+        warn(
+            "calibration: the out-of-fold risks order the events all but perfectly; "
+            f"their slope was put on its ceiling of {MOST_SLOPE:g} per standard deviation"
+        )
+        return MOST_SLOPE
+    return float(brentq(downhill, LEAST_SLOPE, MOST_SLOPE, xtol=1e-13))
+
+
+def breslow(*, event: npt.NDArray[np.bool_], time: Array, log_hazard: Array) -> tuple[Array, Array]:
+    """Return the distinct event times (K,) and the baseline cumulative hazard after each (K,).
+
+    H0(t) = Σ_{t_k ≤ t} d_k / Σ_{at risk at t_k} e^h.
+
+    Source: Breslow 1972, discussion of Cox's Regression models and life-tables.
+    """
+    event_times, deaths = np.unique(time[event], return_counts=True)
+    order = np.argsort(time)
+    # at_risk[i]: e^h summed from the i-th smallest time to the largest, small terms first.
+    at_risk = np.cumsum(np.exp(log_hazard[order])[::-1])[::-1]
+    first = np.searchsorted(time[order], event_times, side="left")
+    return event_times, np.cumsum(deaths / at_risk[first])
+
+
+def _check(event: npt.NDArray[np.bool_], time: Array, risk: Array) -> None:
+    """Refuse what no mapping can be fitted to."""
+    rules = {
+        "one row each of event, time and risk": event.ndim == 1
+        and event.shape == time.shape == risk.shape,
+        f"at least {LEAST_CASES} cases": len(event) >= LEAST_CASES,
+        "finite times > 0": bool((np.isfinite(time) & (time > 0)).all()),
+        "finite risks": bool(np.isfinite(risk).all()),
+        "risks that differ": len(np.unique(risk)) > 1,
+        "events at two or more times": len(np.unique(time[event])) > 1,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ConfigError(
+                f"calibration: expected {rule}, "
+                f"found {len(event)} cases with {int(event.sum())} events"
+            )

@@ -1,0 +1,149 @@
+"""A metric's value with its bootstrap interval over patients, and the paired difference of two.
+
+A metric is a function `metric(prediction, outcome) -> float` that raises `NotComputableError`
+where it has no value, never answers 0 or NaN instead. `functools.partial` binds other arguments:
+
+    estimate(partial(uno_c, train=train, tau=60.0), risk, outcome)
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import ConfigError, TriSurvError
+from model.survival import Array
+
+Index = npt.NDArray[np.intp]
+
+# Of the resamples, those on which the metric must have a value for the interval to be given.
+_ENOUGH_RESAMPLES = 0.9
+
+
+class NotComputableError(TriSurvError):
+    """A metric that has no value on these cases; the text says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What happened to n patients, one row each: event (n,) True = observed, time (n,) > 0."""
+
+    event: npt.NDArray[np.bool_]
+    time: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event", np.asarray(self.event, dtype=bool))
+        object.__setattr__(self, "time", np.asarray(self.time, dtype=np.float64))
+        if self.event.ndim != 1 or self.event.shape != self.time.shape or not len(self):
+            raise ConfigError(
+                "outcome: expected one event and one time per patient, "
+                f"found shapes {self.event.shape} and {self.time.shape}"
+            )
+        if not (np.isfinite(self.time) & (self.time > 0)).all():
+            raise ConfigError("outcome: expected finite times > 0, found others")
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def take(self, rows: Index) -> "Outcome":
+        """Return the outcome of these rows; a row may be repeated."""
+        return Outcome(event=self.event[rows], time=self.time[rows])
+
+    def until(self, tau: float) -> "Outcome":
+        """Return the outcome with the follow-up ended just after tau."""
+        end = np.nextafter(tau, np.inf)
+        return Outcome(event=self.event & (self.time <= tau), time=np.minimum(self.time, end))
+
+
+Metric = Callable[[npt.NDArray[Any], Outcome], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's value with its 95 % bootstrap interval.
+
+    `low` and `high` are None where no interval was asked for, or where more than a tenth of the
+    resamples had no value.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A metric that these cases do not allow to compute."""
+
+    reason: str
+
+
+def estimate(
+    metric: Metric,
+    prediction: npt.NDArray[Any],
+    outcome: Outcome,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate | Unavailable:
+    """Return a metric's value and bootstrap interval; no interval for resamples = 0.
+
+    Args:
+        metric: What to compute.
+        prediction: (n,) or (n, K), one row per patient, as the metric wants it.
+        outcome: The same n patients.
+        resamples: Patients are drawn that often, with replacement, events and censored apart.
+        seed: Of the resampling.
+    """
+    return _with_interval(
+        lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples, seed
+    )
+
+
+def difference(
+    metric: Metric,
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    outcome: Outcome,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate | Unavailable:
+    """Return metric(first) - metric(second), with the interval of the paired bootstrap."""
+
+    def gap(rows: Index) -> float:
+        drawn = outcome.take(rows)
+        return metric(first[rows], drawn) - metric(second[rows], drawn)
+
+    return _with_interval(gap, outcome, resamples, seed)
+
+
+def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]:
+    """Yield rows (n,) drawn with replacement, as many events in each as there are."""
+    draw = np.random.default_rng(seed)
+    events, censored = np.flatnonzero(outcome.event), np.flatnonzero(~outcome.event)
+    for _ in range(resamples):
+        yield np.concatenate([draw.choice(part, len(part)) for part in (events, censored)])
+
+
+def _with_interval(
+    value_of: Callable[[Index], float], outcome: Outcome, resamples: int, seed: int
+) -> Estimate | Unavailable:
+    try:
+        value = value_of(np.arange(len(outcome)))
+    except NotComputableError as error:
+        return Unavailable(str(error))
+    values = []
+    for rows in bootstrap(outcome, resamples=resamples, seed=seed):
+        try:
+            values.append(value_of(rows))
+        except NotComputableError:
+            continue
+    low, high = None, None
+    if values and len(values) >= _ENOUGH_RESAMPLES * resamples:
+        low, high = (float(end) for end in np.percentile(values, [2.5, 97.5]))
+    return Estimate(value, low, high, n=len(outcome), events=int(outcome.event.sum()))
