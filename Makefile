@@ -47,7 +47,7 @@ bench: $(VENV)/.dev  ## run the benchmarks
 image-test:  ## build the image and score the sample case in it
 	@if [ -x $(IMAGE_TEST) ]; then \
 		mkdir -p build/image/weights; \
-		$(IMAGE_TEST) -c . -i $(SAMPLE) -x $(ANSWER) -o build/image/output \
+		GCCI_MIN_FREE_GB=25 nice $(IMAGE_TEST) -c . -i $(SAMPLE) -x $(ANSWER) -o build/image/output \
 			-m $(or $(wildcard weights),build/image/weights); \
 	elif docker info >/dev/null 2>&1; then \
 		./do_test_run.sh; \
@@ -67,10 +67,10 @@ $(BIN)/python:
 
 $(VENV)/.runtime: requirements.txt | $(BIN)/python
 	@echo "Installing requirements.txt into $(VENV) (minutes the first time: torch is large)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@echo "Installing requirements-dev.txt into $(VENV)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

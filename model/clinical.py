@@ -63,7 +63,8 @@ class ClinicalSpec(BaseModel):
             column = [_number(row.get(name.lower()), missing) for row in rows]
             known = np.array([value for value in column if value is not None])
             if known.size:
-                sd = float(known.std()) or 1.0
+                # Equal values may still have a standard deviation, of rounding errors.
+                sd = float(known.std()) if known.max() > known.min() else 1.0
                 numbers.append(NumberColumn(name=name, mean=float(known.mean()), sd=sd))
         categories = []
         for name in schema.categories:
@@ -132,7 +133,7 @@ def _number(value: object, missing: frozenset[str]) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
         return None
     return number if math.isfinite(number) else None
 
@@ -146,4 +147,4 @@ def _category(value: object, missing: frozenset[str]) -> str | None:
         number = float(text)
     except ValueError:
         return text
-    return f"{number:g}"
+    return f"{number:.15g}"  # codes may have many digits, all of which count

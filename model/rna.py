@@ -120,14 +120,12 @@ def _values(
 
 
 def _number(value: object) -> float:
-    if isinstance(value, int | float):
+    if not isinstance(value, int | float | str):
+        return float("nan")
+    try:
         return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return float("nan")
-    return float("nan")
+    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
+        return float("nan")
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

@@ -157,7 +157,7 @@ class TissueMask:
             shape = f"{slide.width_px} x {slide.height_px}"
             warn(f"{path}: {width_px} x {height_px} pixels, stretched over a slide of {shape}")
         return cls(
-            coverage=overview.values.astype(np.float32) / 255,
+            coverage=overview.values.astype(np.float32) / np.float32(255),
             downsample=(overview.downsample[0] * along_x, overview.downsample[1] * along_y),
         )
 

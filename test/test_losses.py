@@ -50,41 +50,39 @@ def cox_by_hand(log_hazard: Tensor, *, event: Tensor, time: Tensor, ties: str) -
 # ---------------------------------------------------------------- Cox: values
 
 
-# log-likelihoods of R's survival::coxph at its own maximum, on these columns (numbers as they are).
-R_LOG_LIKELIHOOD = [
-    (load_whas500, ["afb", "age", "av3", "bmi", "chf", "cvd"], "breslow", -1134.06),
-    (load_whas500, ["afb", "age", "av3", "bmi", "chf", "cvd"], "efron", -1133.55),
-    (
-        load_veterans_lung_cancer,
-        ["Age_in_years", "Karnofsky_score", "Months_from_Diagnosis"],
-        "breslow",
-        -485.04,
-    ),
-    (
-        load_veterans_lung_cancer,
-        ["Age_in_years", "Karnofsky_score", "Months_from_Diagnosis"],
-        "efron",
-        -484.39,
-    ),
-    (load_gbsg2, ["age", "pnodes", "tsize"], "breslow", -1761.33),
-    (load_gbsg2, ["age", "pnodes", "tsize"], "efron", -1761.25),
-]
+# Log-likelihoods of R's survival::coxph at its own maximum: these columns, as numbers.
+WHAS = (load_whas500, ["afb", "age", "av3", "bmi", "chf", "cvd"])
+VETERAN = (
+    load_veterans_lung_cancer,
+    ["Age_in_years", "Karnofsky_score", "Months_from_Diagnosis"],
+)
+GBSG = (load_gbsg2, ["age", "pnodes", "tsize"])
 
 
-@pytest.mark.parametrize(("load", "columns", "ties", "published"), R_LOG_LIKELIHOOD)
+@pytest.mark.parametrize(
+    ("load", "columns", "ties", "published"),
+    [
+        (*WHAS, "breslow", -1134.06),
+        (*WHAS, "efron", -1133.55),
+        (*VETERAN, "breslow", -485.04),
+        (*VETERAN, "efron", -484.39),
+        (*GBSG, "breslow", -1761.33),
+        (*GBSG, "efron", -1761.25),
+    ],
+)
 def test_cox_equals_r_statsmodels_and_sksurv(load, columns, ties, published):
     x, y = load()
     x = x[columns].astype(float)
     event, time = (y[name].copy() for name in y.dtype.names)
+    outcome = {"event": torch.tensor(event), "time": torch.tensor(time)}
     fitted = CoxPHSurvivalAnalysis(ties=ties, n_iter=200, tol=1e-12).fit(x, y)
     h = torch.tensor(x.to_numpy() @ fitted.coef_)
-    ours = cox_nll(h, event=torch.tensor(event), time=torch.tensor(time), ties=ties)
-    log_likelihood = -float(ours) * event.sum()
+    log_likelihood = -cox_nll(h, **outcome, ties=ties).item() * event.sum()
     assert log_likelihood == pytest.approx(published, abs=0.006)
     theirs = sm.PHReg(time, x.to_numpy(), status=event.astype(int), ties=ties)
     assert log_likelihood == pytest.approx(theirs.loglike(fitted.coef_), abs=1e-8)
     # scikit-survival's maximum is a stationary point of ours.
-    _, gradient = risk_gradient(h, event=torch.tensor(event), time=torch.tensor(time), ties=ties)
+    _, gradient = risk_gradient(h, **outcome, ties=ties)
     scaled = (x - x.mean()) / x.std()
     np.testing.assert_allclose(gradient.numpy() @ scaled.to_numpy(), 0, atol=1e-7)
 
@@ -317,14 +315,8 @@ def test_bins_hold_equally_many_events():
 
 def test_bins_are_closed_on_the_left_and_cover_every_time():
     edges = torch.tensor([5.0, 10.0], dtype=torch.float64)
-    assert to_bin(torch.tensor([0.1, 4.9, 5.0, 9.9, 10.0, 999.0]), edges).tolist() == [
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-    ]
+    times = torch.tensor([0.1, 4.9, 5.0, 9.9, 10.0, 999.0])
+    assert to_bin(times, edges).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_too_few_event_times_for_the_bins():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from model.case import Case, case_labels, read_download
 from model.errors import ConfigError, Warn
 from model.interface import Interface
+from train.estimate import Outcome
 
 MIN_EVENTS = 5
 
@@ -81,11 +82,12 @@ def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
         )
 
 
-def outcomes(
-    cases: Sequence[LabelledCase],
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Return events (n,) bool and times (n,)."""
-    return np.array([c.event for c in cases]), np.array([c.time for c in cases], dtype=np.float64)
+def outcomes(cases: Sequence[LabelledCase]) -> Outcome:
+    """Return the cases' events and times."""
+    return Outcome(
+        event=np.array([case.event for case in cases]),
+        time=np.array([case.time for case in cases], dtype=np.float64),
+    )
 
 
 def stratified_folds(

@@ -26,6 +26,7 @@ from train.config import EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of_fold_risk
 from train.dataset import Bags
 from train.embed import embed_cohort
+from train.estimate import estimate
 from train.metrics import harrell_c
 from train.simulate import SimulateConfig, simulate_cohort
 
@@ -54,14 +55,14 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
     cases = read_cohort(config.cohort.root, interface, warn=warn)
-    event, times = outcomes(cases)
-    say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(event.sum())} events")
+    outcome = outcomes(cases)
+    say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     bags = _embed(config, cases)
     _claim(config, cases)
     run = Run(config, interface, cases, bags, warn=_once(), say=say)
     results = cross_validate(run)
     risk = out_of_fold_risk(results, len(cases))
-    concordance = harrell_c(event=event, time=times, risk=risk)
+    concordance = estimate(harrell_c, risk, outcome)
     say(f"out-of-fold C-index {concordance}")
     provenance: dict[str, Any] = {
         "version": __version__,
@@ -100,9 +101,8 @@ def evaluate(path: Path, root: Path, output: Path | None, *, device: str) -> Non
             }
         )
         shown(index + 1, len(cases))
-    event, times = outcomes(cases)
     risk = np.array([row["risk"] for row in rows])
-    say(f"C-index {harrell_c(event=event, time=times, risk=risk)}")
+    say(f"C-index {estimate(harrell_c, risk, outcomes(cases))}")
     if output is not None:
         _write_csv(output, rows)
         say(f"wrote {output}")

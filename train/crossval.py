@@ -87,9 +87,14 @@ def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
 
 def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[str, Any]) -> Bundle:
     """Join the folds' members to an ensemble, calibrated on out-of-fold risks."""
-    event, time = outcomes(run.cases)
-    risk = out_of_fold_risk(results, len(run.cases))
-    mapping = fit_mapping(run.config.mapping, event=event, time=time, risk=risk, warn=run.warn)
+    outcome = outcomes(run.cases)
+    mapping = fit_mapping(
+        run.config.mapping,
+        event=outcome.event,
+        time=outcome.time,
+        risk=out_of_fold_risk(results, len(run.cases)),
+        warn=run.warn,
+    )
     members = tuple(result.member for result in results)
     settings = members[0].fusion.config
     uses_slides = "slide" in settings.modalities

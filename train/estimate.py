@@ -74,12 +74,19 @@ class Estimate:
     n: int
     events: int
 
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f", 95 % interval {self.low:.3f} to {self.high:.3f}"
+        return f"{self.value:.3f} (n {self.n}, {self.events} events{interval})"
+
 
 @dataclass(frozen=True)
 class Unavailable:
     """A metric that these cases do not allow to compute."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return f"cannot be computed: {self.reason}"
 
 
 def estimate(
@@ -99,6 +106,7 @@ def estimate(
         resamples: Patients are drawn that often, with replacement, events and censored apart.
         seed: Of the resampling.
     """
+    _need_one_each(prediction, outcome)
     return _with_interval(
         lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples, seed
     )
@@ -114,6 +122,8 @@ def difference(
     seed: int = 0,
 ) -> Estimate | Unavailable:
     """Return metric(first) - metric(second), with the interval of the paired bootstrap."""
+    _need_one_each(first, outcome)
+    _need_one_each(second, outcome)
 
     def gap(rows: Index) -> float:
         drawn = outcome.take(rows)
@@ -147,3 +157,11 @@ def _with_interval(
     if values and len(values) >= _ENOUGH_RESAMPLES * resamples:
         low, high = (float(end) for end in np.percentile(values, [2.5, 97.5]))
     return Estimate(value, low, high, n=len(outcome), events=int(outcome.event.sum()))
+
+
+def _need_one_each(prediction: npt.NDArray[Any], outcome: Outcome) -> None:
+    if len(prediction) != len(outcome):
+        raise ConfigError(
+            f"metrics: expected one prediction for each of {len(outcome)} patients, "
+            f"found {len(prediction)}"
+        )

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from model.errors import ConfigError
 from model.survival import log_survival
@@ -65,9 +66,8 @@ def _cox_terms(h: Tensor, event: Tensor, time: Tensor, ties: Ties) -> Tensor:
 
 def _runs(values: Tensor) -> Tensor:
     """Number the runs of equal neighbours: (n,) → (n,), 0, 1, ..."""
-    return (
-        torch.cat([values.new_zeros(1), values[1:] != values[:-1]])[: len(values)].long().cumsum(0)
-    )
+    changes = (values[1:] != values[:-1]).long().cumsum(0)
+    return pad(changes, (1, 0))[: len(values)]
 
 
 def _logsumexp_by(group: Tensor, values: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def uno_c(risk: Array, outcome: Outcome, *, train: Outcome, tau: float) -> float
 
 def _concordance(risk: Array, outcome: Outcome, weight: Array) -> float:
     """Return the weighted share of comparable pairs whose earlier event has the higher risk."""
-    _need_one_each(risk, outcome)
+    _need_finite(risk, outcome)
     event, time = outcome.event, outcome.time
     first = np.flatnonzero(event)[:, None]
     comparable = (time > time[first]) | ((time == time[first]) & ~event)  # (events, n)
@@ -67,7 +67,7 @@ def integrated_auc(risk: Array, outcome: Outcome, *, train: Outcome, times: Arra
 
 
 def _auc(risk: Array, outcome: Outcome, train: Outcome, times: Array) -> float:
-    _need_one_each(risk, outcome)
+    _need_finite(risk, outcome)
     _need_follow_up(train, times.max())
     if not (outcome.event & (outcome.time <= times.min())).any():
         raise NotComputableError(f"no event until {times.min():g}")
@@ -153,7 +153,7 @@ def d_calibration_counts(survival_at_time: Array, outcome: Outcome) -> Array:
     A censored patient will have their event at some S below S(censoring): they are spread evenly
     over [0, S(censoring)].
     """
-    _need_one_each(survival_at_time, outcome)
+    _need_finite(survival_at_time, outcome)
     if survival_at_time.min() < 0 or survival_at_time.max() > 1:
         raise ConfigError("D-calibration: expected survival in [0, 1]")
     s = np.maximum(survival_at_time, np.finfo(float).tiny)[:, None]
@@ -175,7 +175,7 @@ def time_error_restricted(
     Only patients whose min(time, tau) was seen take part, each for those like them who were
     censored before: weight 1 / G(min(time, tau)-), G the training cohort's censoring curve.
     """
-    _need_one_each(predicted, outcome)
+    _need_finite(predicted, outcome)
     _need_follow_up(train, tau)
     seen = outcome.event | (outcome.time >= tau)
     if not seen.any():
@@ -188,14 +188,14 @@ def time_error_restricted(
 
 def time_error_hinge(predicted: Array, outcome: Outcome) -> float:
     """Return the mean absolute error where a censored time can only be predicted too early."""
-    _need_one_each(predicted, outcome)
+    _need_finite(predicted, outcome)
     gap = outcome.time - predicted
     return float(np.where(outcome.event, np.abs(gap), np.maximum(gap, 0)).mean())
 
 
 def time_error_events(predicted: Array, outcome: Outcome) -> float:
     """Return the mean absolute error on the events alone; it rewards predicting too early."""
-    _need_one_each(predicted, outcome)
+    _need_finite(predicted, outcome)
     if not outcome.event.any():
         raise NotComputableError("no event")
     return float(np.abs(outcome.time - predicted)[outcome.event].mean())
@@ -226,7 +226,7 @@ def _need_follow_up(train: Outcome, tau: float) -> None:
         raise NotComputableError(f"the training cohort is not followed beyond {tau:g}")
 
 
-def _need_one_each(prediction: Array, outcome: Outcome) -> None:
+def _need_finite(prediction: Array, outcome: Outcome) -> None:
     if prediction.shape != (len(outcome),) or not np.isfinite(prediction).all():
         raise ConfigError(
             f"metrics: expected {len(outcome)} finite predictions, one per patient, "
