@@ -132,8 +132,9 @@ class Member:
         state = self.fusion.state_dict()
         tensors = {f"fusion.{name}": value.contiguous().cpu() for name, value in state.items()}
         if self.rna is not None:
-            tensors["rna.mean"] = torch.from_numpy(self.rna.mean)
-            tensors["rna.sd"] = torch.from_numpy(self.rna.sd)
+            # Copies: members may share a scaler, which safetensors refuses to write twice.
+            tensors["rna.mean"] = torch.tensor(self.rna.mean)
+            tensors["rna.sd"] = torch.tensor(self.rna.sd)
         return tensors
 
     def risk(self, batch: Batch) -> npt.NDArray[np.float64]:
@@ -152,7 +153,7 @@ class Bundle:
     mapping: TimeMapping
 
     def save(self, path: Path) -> None:
-        """Write the bundle under a temporary name, then rename it."""
+        """Write the bundle under a temporary name, then rename it; a failure leaves no file."""
         tensors = {
             f"mapping.{name}": torch.from_numpy(array)
             for name, array in self.mapping.to_arrays().items()
@@ -162,8 +163,11 @@ class Bundle:
                 tensors[f"member.{index}.{name}"] = tensor
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        save_file(tensors, part, metadata={"manifest": self.manifest.model_dump_json()})
-        part.replace(path)
+        try:
+            save_file(tensors, part, metadata={"manifest": self.manifest.model_dump_json()})
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -176,10 +180,8 @@ class Bundle:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         try:
-            mapping = TimeMapping.from_arrays(
-                manifest.mapping,
-                {name: t.numpy() for name, t in _under(tensors, "mapping.").items()},
-            )
+            arrays = {name: t.numpy() for name, t in _under(tensors, "mapping.").items()}
+            mapping = TimeMapping.from_arrays(manifest.mapping, arrays)
             members = tuple(
                 load_member(
                     manifest.fusion,
@@ -189,9 +191,11 @@ class Bundle:
                 )
                 for index, member in enumerate(manifest.members)
             )
-        except (KeyError, RuntimeError, ValueError, ConfigError) as error:
-            reason = str(error).splitlines()
-            found = " ".join(part.strip() for part in reason)
+        except (BundleError, ConfigError) as error:
+            raise BundleError(f"{path}: {error}") from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            found = " ".join(str(error).split())
+            found = f"no {found}" if isinstance(error, KeyError) else found
             raise BundleError(f"{path}: expected the manifest's tensors, found {found}") from error
         return cls(manifest, members, mapping)
 
@@ -211,7 +215,11 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: expected a safetensors file, found {error}") from error
     if header is None:
         raise BundleError(f"{path}: expected a bundle, found safetensors without a manifest")
-    found = json.loads(header).get("format")
+    try:
+        content = json.loads(header)
+    except ValueError as error:
+        raise BundleError(f"{path}: expected a manifest in JSON, found {error}") from error
+    found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise BundleError(f"{path}: expected bundle format {FORMAT}, found {found}")
     try:
@@ -267,21 +275,22 @@ def load_member(
         ConfigError: The fusion or its settings are unknown.
         KeyError: A tensor is absent.
         RuntimeError: The weights do not fit the fusion.
-        ValueError: The gene order does not fit the widths.
+        ValueError: The genes or clinical columns do not fit the widths.
     """
     fusion = build_fusion(name, settings, manifest.dims)
     fusion.load_state_dict(_under(tensors, "fusion."))
     rna = None
     if manifest.rna is not None:
-        rna = RnaSpec(
-            genes=manifest.rna.genes,
-            scale=manifest.rna.scale,
-            mean=tensors["rna.mean"].numpy(),
-            sd=tensors["rna.sd"].numpy(),
-            max_missing=manifest.rna.max_missing,
-        )
-        if not len(rna.genes) == len(rna.mean) == len(rna.sd) == manifest.dims.genes:
-            raise ValueError(f"{len(rna.genes)} genes for a model of {manifest.dims.genes}")
+        mean, sd = tensors["rna.mean"].numpy(), tensors["rna.sd"].numpy()
+        rna = RnaSpec(**manifest.rna.model_dump(), mean=mean, sd=sd)
+        sizes = [len(rna.genes), len(mean), len(sd)]
+        if sizes != 3 * [manifest.dims.genes]:
+            found = ", ".join(map(str, sizes))
+            raise ValueError(f"{found} genes, means and sds for {manifest.dims.genes} inputs")
+    if manifest.clinical is not None:
+        width = len(manifest.clinical.columns)
+        if width != manifest.dims.clinical:
+            raise ValueError(f"{width} clinical columns for {manifest.dims.clinical} inputs")
     return Member(
         fusion=fusion.eval(),
         rna=rna,

@@ -138,4 +138,4 @@ def _shrink(region: NDArray[np.uint8], side_px: float, size_px: int) -> NDArray[
         return region
     box = (0, 0, side_px, side_px)
     small = Image.fromarray(region).resize((size_px, size_px), Image.Resampling.BOX, box=box)
-    return np.asarray(small)
+    return np.array(small)  # a copy, as PIL lends its memory read-only

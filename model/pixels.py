@@ -57,8 +57,8 @@ class TiledSource:
         try:
             self._slide = OpenSlide(path)
         except OpenSlideError as error:
-            expected = "a sound tiled TIFF or other slide that OpenSlide reads"
-            raise CaseError(path, expected=expected, found=f"a file with: {error}") from error
+            expected = "a slide that OpenSlide reads (a TIFF needs tiles)"
+            raise CaseError(path, expected=expected, found=error) from error
         self.level_sizes: tuple[tuple[int, int], ...] = self._slide.level_dimensions
         self.downsamples: tuple[float, ...] = self._slide.level_downsamples
         self.properties: Mapping[str, str] = self._slide.properties
@@ -212,14 +212,14 @@ def _read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     """Return pixels (H, W, C) and the properties of an image without tiles."""
     size = untiled_size(path)
     if size is None:
-        raise CaseError(path, expected="an image", found="a damaged or foreign file")
+        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
     if math.prod(size) > WHOLE_MOST_PX:
         expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
         raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
     try:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise CaseError(path, expected="a sound image", found="a damaged one") from error
+        raise CaseError(path, expected="all of the image", found="a damaged file") from error
     if math.prod(size[2:]) != 1:
         raise CaseError(path, expected="one plane", found=f"size {size}")
     values = SimpleITK.GetArrayFromImage(image)

@@ -15,7 +15,8 @@ from train import loop
 from train.config import FitConfig
 from train.dataset import Fold, drop_modalities, subsample
 from train.loop import Draw, Plan, fold_loss, predict_risks, train_fusion
-from train.losses import cox_nll
+from train.losses import cox_nll, discrete_nll
+from train.objective import Objective
 
 DIMS = Dims(embedding=6, genes=5, clinical=3)
 SETTINGS = {
@@ -63,7 +64,8 @@ def make_fusion(seed: int = 0) -> Fusion:
 
 def step_gradients(fusion: Fusion, draw: Draw) -> list[torch.Tensor]:
     """Return the gradients that one step leaves, without moving the weights."""
-    loop._step(fusion, torch.optim.SGD(fusion.parameters(), lr=0.0), draw)
+    optimiser = torch.optim.SGD(fusion.parameters(), lr=0.0)
+    loop._step(fusion, optimiser, Objective.fit(draw.fold, draw.config), draw)
     return [parameter.grad.clone() for parameter in fusion.parameters()]
 
 
@@ -145,9 +147,10 @@ def test_training_lowers_the_loss_and_is_repeatable() -> None:
     fold = make_fold()
     plan = Plan(FIT.model_copy(update={"modality_dropout": 0.0}), 40, (0,))
     first, second = make_fusion(), make_fusion()
-    before = fold_loss(first, fold, FIT)
+    objective = Objective.fit(fold, FIT)
+    before = fold_loss(first, fold, objective)
     assert train_fusion(first, fold, plan) == train_fusion(second, fold, plan)
-    assert fold_loss(first, fold, FIT) < before - 0.1
+    assert fold_loss(first, fold, objective) < before - 0.1
     np.testing.assert_array_equal(predict_risks(first, fold, FIT), predict_risks(second, fold, FIT))
 
 
@@ -184,3 +187,25 @@ def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
     assert seen == {("slide",), ("rna",), ("slide", "rna")}
     seen = {drop_modalities(case, ("rna",), 0.6, rng).modalities for _ in range(50)}
     assert seen == {("slide",), ("slide", "rna")}
+
+
+def test_discrete_time_bins_come_from_the_training_fold() -> None:
+    fold, other = make_fold(), make_fold(seed=5)
+    config = FIT.model_copy(update={"loss": "nll", "bins": 3, "alpha": 0.25})
+    objective = Objective.fit(fold, config)
+    expected = fold.time[fold.event].quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    assert torch.equal(objective.edges, expected)
+    logits = torch.randn(len(other), 3)
+    bins = (other.time[:, None] >= expected).sum(dim=1)
+    found = objective(logits, other, torch.arange(len(other)))
+    assert torch.equal(found, discrete_nll(logits, event=other.event, bin=bins, alpha=0.25))
+
+
+def test_the_discrete_time_loss_trains() -> None:
+    fold = make_fold()
+    config = FIT.model_copy(update={"loss": "nll", "bins": 3, "modality_dropout": 0.0})
+    torch.manual_seed(0)
+    fusion = build_fusion("pairwise", SETTINGS, DIMS.model_copy(update={"outputs": 3}))
+    log = train_fusion(fusion, fold, Plan(config, 40, (0,)))
+    assert log[-1].loss < log[0].loss - 0.1
+    assert predict_risks(fusion, fold, config).shape == (len(fold),)

@@ -75,6 +75,8 @@ class FitConfig(_Part):
         batch_cases: Cases of one optimiser step's risk set; the whole training fold when None.
         chunk_patches: Padded patches that are in memory at once; sets how a step is cut up.
         max_patches: Patches drawn anew from each bag in each epoch; all when None.
+        loss: "cox", or "nll", the discrete-time likelihood over `bins` of equally many events.
+        alpha: How much less a censored case counts in "nll", 0 to 1.
         modality_dropout: Probability of dropping each optional modality of a case in an epoch.
     """
 
@@ -88,7 +90,15 @@ class FitConfig(_Part):
     chunk_patches: int = Field(default=16384, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)
+    loss: Literal["cox", "nll"] = "cox"
     ties: Literal["efron", "breslow"] = "efron"
+    bins: int = Field(default=8, ge=2)
+    alpha: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def outputs(self) -> int:
+        """Width T of the logits."""
+        return 1 if self.loss == "cox" else self.bins
 
 
 class FoldsConfig(_Part):

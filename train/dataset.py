@@ -87,8 +87,6 @@ def start_member(
     bags: Bags,
     config: TrainConfig,
     schema: ClinicalSchema,
-    *,
-    outputs: int = 1,
 ) -> Member:
     """Fit the preprocessing on training cases and build an untrained member on top of it.
 
@@ -118,7 +116,7 @@ def start_member(
         embedding=bags.encoder.width if uses_slides else 0,
         genes=len(rna.genes) if rna else 0,
         clinical=len(clinical.columns) if clinical else 0,
-        outputs=outputs,
+        outputs=config.fit.outputs,
     )
     fusion = build_fusion(config.fusion.name, config.fusion.settings, dims)
     return Member(fusion=fusion, rna=rna, clinical=clinical, risk_mean=0.0, risk_sd=1.0)

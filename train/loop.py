@@ -15,7 +15,7 @@ from model.fusion import Fusion
 from model.survival import risk
 from train.config import FitConfig
 from train.dataset import Fold, drop_modalities, subsample
-from train.losses import cox_nll
+from train.objective import Objective
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -58,6 +58,7 @@ def train_fusion(
     optimiser = torch.optim.AdamW(
         fusion.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
+    objective = Objective.fit(fold, config)
     log = _resume(checkpoint, fusion, optimiser)
     saved = time.monotonic()
     for epoch in range(len(log), plan.epochs):
@@ -65,11 +66,11 @@ def train_fusion(
             group["lr"] = config.learning_rate * _schedule(config, epoch)
         fusion.train()
         losses = [
-            _step(fusion, optimiser, Draw(fold, indices, config, (*plan.seed, epoch)))
+            _step(fusion, optimiser, objective, Draw(fold, indices, config, (*plan.seed, epoch)))
             for indices in _batches(fold, config.batch_cases, (*plan.seed, epoch))
         ]
-        validation_loss = None if validation is None else fold_loss(fusion, validation, config)
-        log.append(EpochLog(epoch, float(np.mean(losses)), validation_loss))
+        held_out = None if validation is None else fold_loss(fusion, validation, objective)
+        log.append(EpochLog(epoch, float(np.mean(losses)), held_out))
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save(checkpoint, fusion, optimiser, log)
             saved = time.monotonic()
@@ -84,10 +85,10 @@ def predict_risks(fusion: Fusion, fold: Fold, config: FitConfig) -> npt.NDArray[
     return np.asarray(risk(_fold_logits(fusion, fold, config)).double().cpu().numpy())
 
 
-def fold_loss(fusion: Fusion, fold: Fold, config: FitConfig) -> float:
-    """Return the loss over a fold's own risk set, in evaluation mode."""
-    logits = _fold_logits(fusion, fold, config)
-    return float(_loss(logits, fold, np.arange(len(fold)), config))
+def fold_loss(fusion: Fusion, fold: Fold, objective: Objective) -> float:
+    """Return the loss over a whole fold, in evaluation mode."""
+    logits = _fold_logits(fusion, fold, objective.config)
+    return float(objective(logits, fold, torch.arange(len(fold))))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class Draw:
         return drop_modalities(case, self.fold.optional, self.config.modality_dropout, rng)
 
 
-def _step(fusion: Fusion, optimiser: torch.optim.Optimizer, draw: Draw) -> float:
+def _step(
+    fusion: Fusion, optimiser: torch.optim.Optimizer, objective: Objective, draw: Draw
+) -> float:
     """Take one optimiser step on the risk set of the drawn cases, at the memory of one chunk.
 
     The loss couples all cases, their forward passes do not. So all logits are computed first,
@@ -133,7 +136,7 @@ def _step(fusion: Fusion, optimiser: torch.optim.Optimizer, draw: Draw) -> float
     with torch.no_grad():
         parts = [logits for _, logits in _logits(fusion, draw)]
     logits = torch.cat(parts).requires_grad_()
-    loss = _loss(logits, draw.fold, draw.indices, draw.config)
+    loss = objective(logits, draw.fold, torch.from_numpy(draw.indices))
     (gradient,) = torch.autograd.grad(loss, logits)
     optimiser.zero_grad()
     for start, again in _logits(fusion, draw):
@@ -162,19 +165,6 @@ def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:
         return torch.cat(
             [part for _, part in _logits(fusion, Draw(fold, np.arange(len(fold)), whole, (0,)))]
         )
-
-
-def _loss(
-    logits: torch.Tensor, fold: Fold, indices: npt.NDArray[np.int64], config: FitConfig
-) -> torch.Tensor:
-    chosen = torch.from_numpy(indices)
-    return cox_nll(
-        logits[:, 0].double(),
-        event=fold.event[chosen].to(logits.device),
-        time=fold.time[chosen].to(logits.device),
-        strata=fold.strata[chosen].to(logits.device),
-        ties=config.ties,
-    )
 
 
 def _batches(fold: Fold, size: int | None, seed: tuple[int, ...]) -> list[npt.NDArray[np.int64]]:

@@ -64,7 +64,7 @@ def write_pyramid(
                 _tiles(painting, width_px, height_px, tile_px, downsample),
                 shape=(height_px, width_px, 3),
                 dtype=np.uint8,
-                photometric="ycbcr",
+                photometric="rgb",  # of the tiles given; the JPEG codec makes YCbCr of them
                 compression="jpeg",
                 compressionargs={"level": quality},
                 subsampling=(2, 2),

@@ -25,7 +25,7 @@ Anal Quant Cytol Histol 2001.
 GLASS = 244
 MASK_UM = 4
 COARSE_UM = 8
-"""Shapes wider than a cell are drawn on a grid of this step and interpolated: it is 64 x cheaper."""
+"""Shapes wider than a cell are drawn on a grid of this step and interpolated, 64 times cheaper."""
 TUMOUR_SHARE = 0.6
 STROMA_NUCLEI_PER_MM2 = 900.0
 TUMOUR_NUCLEI_PER_MM2 = 2600.0
@@ -225,7 +225,7 @@ def _texture() -> FloatArray:
 
 def _fibres(width_um: int, rng: np.random.Generator) -> FloatArray:
     """Cut a random piece (S, S) out of the periodic texture, one of its eight turns."""
-    texture = np.rot90(_texture(), rng.integers(4))
+    texture = np.rot90(_texture(), int(rng.integers(4)))
     if rng.integers(2):
         texture = texture[:, ::-1]
     texture = np.roll(texture, rng.integers(0, 1024, 2), axis=(0, 1))

@@ -42,4 +42,5 @@ def build_fusion(name: str, settings: Mapping[str, object], dims: Dims) -> Fusio
     Raises:
         ConfigError: As `read_settings`.
     """
-    return FUSIONS[name](read_settings(name, settings), dims)
+    config = read_settings(name, settings)
+    return FUSIONS[name](config, dims)

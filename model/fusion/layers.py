@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
@@ -115,7 +115,14 @@ class Branches(nn.Module):
         return vectors
 
     def attention(self, batch: Batch) -> torch.Tensor:
-        """Return the pool's weight of each patch (B, N)."""
+        """Return the pool's weight of each patch (B, N).
+
+        Raises:
+            ValueError: The model uses no slides.
+        """
+        if "slide" not in self.widths:
+            used = ", ".join(self.widths)
+            raise ValueError(f"the model weighs no patches: its modalities are {used}")
         weights: torch.Tensor = self.slide(batch.bag, batch.mask)[1]
         return weights
 
@@ -155,6 +162,13 @@ class PairsConfig(BranchesConfig):
     slide_clinical: int = Field(default=32, gt=0)
     rna_clinical: int = Field(default=32, gt=0)
 
+    @model_validator(mode="after")
+    def _two_modalities(self) -> "PairsConfig":
+        if len(set(self.modalities)) < 2:
+            found = ", ".join(self.modalities)
+            raise ValueError(f"modalities: expected two or more to pair, found {found}")
+        return self
+
 
 class Pairs(nn.Module):
     """Low-rank bilinear blocks over all pairs of modalities, concatenated."""
@@ -167,8 +181,6 @@ class Pairs(nn.Module):
             ("rna", "clinical"): config.rna_clinical,
         }
         self.pairs = list(combinations(widths, 2))
-        if not self.pairs:
-            raise ValueError(f"pairwise fusion needs two modalities, found {', '.join(widths)}")
         self.blocks = nn.ModuleList(
             LowRankBilinear(widths[x], widths[y], config.rank, outputs[x, y]) for x, y in self.pairs
         )

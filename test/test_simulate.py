@@ -1,0 +1,287 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from pydantic import ValidationError
+from sksurv.metrics import concordance_index_censored
+
+from model.case import read_download
+from model.errors import ConfigError
+from model.interface import read_interface
+from train.simulate import SimulateConfig, simulate_cohort, simulate_latents
+from train.simulate_records import (
+    CELL_CYCLE,
+    GENES,
+    IMMUNE,
+    PROGRAMS,
+    RNA_FLOOR,
+    STROMA,
+    clinical_record,
+    rna_record,
+)
+from train.simulate_slides import render
+
+ROOT = Path(__file__).parent.parent
+CHIMERA = ROOT.parent / "shared" / "data" / "chimera"
+TINY = SimulateConfig(cases=3, width_um=512, centre_b=0.3, seed=4)
+FILES = ("CD.json", "HE.tif", "HE_mask.tif", "RNA.json")
+
+CATEGORIES = {
+    "sex": {"Male", "Female"},
+    "smoking": {"-1", "No", "Yes"},
+    "tumor": {"Primary"},
+    "stage": {"T1HG", "TaHG"},
+    "substage": {"-1", "T1e", "T1m"},
+    "grade": {"G2", "G3"},
+    "reTUR": {"No", "Yes"},
+    "LVI": {"-1", "No", "Yes"},
+    "variant": {"UCC", "UCC + Variant"},
+    "EORTC": {"High risk", "Highest risk"},
+    "BRS": {"BRS1", "BRS2", "BRS3"},
+}
+KEYS = ["age", *CATEGORIES]
+KEYS.insert(KEYS.index("BRS"), "no_instillations")
+
+
+def quiet(done: int, total: int) -> None:
+    """Take progress and say nothing."""
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def truth(directory: Path) -> list[dict[str, str]]:
+    with (directory / "truth.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cohort")
+    simulate_cohort(directory, TINY, progress=quiet)
+    return directory
+
+
+def test_layout_is_that_of_the_public_download(cohort: Path) -> None:
+    ids = ["3A_001", "3A_002", "3B_301"]
+    expected = [f"data/{case}/{case}_{name}" for case in ids for name in FILES]
+    assert sorted(contents(cohort)) == sorted([*expected, "simulate.json", "truth.csv"])
+
+    cases = read_download(cohort, read_interface("chimera_task3", [ROOT / "resources/interfaces"]))
+    assert [case.case_id for case in cases] == ids
+    assert all(case.slides[0].mask and case.rna and case.clinical for case in cases)
+
+
+def test_slide_opens_as_a_pyramid_with_its_mask(cohort: Path) -> None:
+    stem = cohort / "data" / "3A_001" / "3A_001_HE"
+    with openslide.OpenSlide(f"{stem}.tif") as slide, openslide.OpenSlide(f"{stem}_mask.tif") as m:
+        assert slide.level_dimensions == ((2048, 2048), (512, 512), (128, 128))
+        assert slide.level_downsamples == (1.0, 4.0, 16.0)
+        assert slide.properties["tiff.ResolutionUnit"] == "centimeter"
+        assert float(slide.properties["tiff.XResolution"]) == pytest.approx(1e4 / 0.25)
+        assert m.dimensions == (128, 128)
+        mask = np.asarray(m.read_region((0, 0), 0, m.dimensions))[..., 0]
+        overview = np.asarray(slide.read_region((0, 0), 2, (128, 128)))[..., :3].astype(int)
+        centre = np.asarray(slide.read_region((896, 896), 0, (256, 256)))[..., :3].astype(int)
+    assert set(np.unique(mask)) == {0, 1}
+    assert 0.3 < mask.mean() < 0.7
+    # The mask lies on what is stained, and glass is grey: pink and purple lack green.
+    np.testing.assert_allclose(np.median(overview[mask == 0], axis=0), 244, atol=2)
+    red, green, blue = overview[mask == 1].mean(axis=0)
+    assert green + 25 < min(red, blue)
+    assert centre.std() > 10
+
+
+def test_records_have_the_real_schema(cohort: Path) -> None:
+    for row in truth(cohort):
+        stem = cohort / "data" / row["case_id"] / row["case_id"]
+        clinical = json.loads(Path(f"{stem}_CD.json").read_text())
+        rna = json.loads(Path(f"{stem}_RNA.json").read_text())
+        assert list(clinical) == [*KEYS, "progression", "Time_to_prog_or_FUend"]
+        assert clinical["progression"] == int(row["event"])
+        assert clinical["Time_to_prog_or_FUend"] == int(row["time"]) >= 1
+        assert row["centre"] == row["case_id"][1]
+        assert list(rna) == GENES.read_text().split()
+
+
+def test_clinical_values_are_the_schemas() -> None:
+    rng = np.random.default_rng(0)
+    records = [clinical_record(rng.normal(size=2), 0.2, rng) for _ in range(400)]
+    for key, allowed in CATEGORIES.items():
+        assert {record[key] for record in records} == allowed
+    assert all(isinstance(record["age"], int) and 35 <= record["age"] <= 97 for record in records)
+    instillations = [record["no_instillations"] for record in records]
+    assert instillations.count(-1) == pytest.approx(80, abs=30)
+    assert all(value >= 0 for value in instillations if value != -1)
+    assert all((r["substage"] == "-1") == (r["stage"] == "TaHG") for r in records)
+
+
+def test_rna_never_falls_below_the_floor() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([[*rna_record(rng.normal(size=2), 0.3, rng).values()] for _ in range(50)])
+    assert values.min() == RNA_FLOOR
+    assert np.isfinite(values).all()
+    assert (values == RNA_FLOOR).mean() < 0.05
+    assert 7 < values.mean() < 10
+
+
+def test_latents_show_in_the_records() -> None:
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(200, 2))
+    expression = [rna_record(factors, 0.3, rng) for factors in latents]
+    clinical = [clinical_record(factors, 0.0, rng) for factors in latents]
+
+    def correlation(values: list[float], latent: int) -> float:
+        return float(np.corrcoef(values, latents[:, latent])[0, 1])
+
+    programs = {
+        name: [float(np.mean([record[gene] for gene in genes])) for record in expression]
+        for name, genes in (("cycle", CELL_CYCLE), ("immune", IMMUNE), ("stroma", STROMA))
+    }
+    assert correlation(programs["cycle"], 0) > 0.9
+    assert correlation(programs["immune"], 1) > 0.9
+    assert correlation(programs["stroma"], 1) < -0.9
+    assert abs(correlation(programs["cycle"], 1)) < 0.35
+    assert correlation([float(record["age"]) for record in clinical], 0) > 0.9
+    assert correlation([float(record["no_instillations"]) for record in clinical], 1) > 0.9
+    assert correlation([float(record["LVI"] == "Yes") for record in clinical], 1) > 0.3
+
+
+def test_other_centre_shifts_the_genes_and_not_the_latents() -> None:
+    pair = [rna_record(np.zeros(2), shift, np.random.default_rng(1)) for shift in (0.0, 0.3)]
+    change = np.subtract(*([*record.values()] for record in reversed(pair)))
+    assert change.std() == pytest.approx(0.3, abs=0.02)
+
+
+def test_histology_latents_show_in_the_picture() -> None:
+    """The first latent brings dark nuclei, the second glass inside the tissue."""
+    shares = np.empty((2, 3, 2))
+    for latent in range(2):
+        for i, value in enumerate((-2.0, 0.0, 2.0)):
+            histology = np.zeros(2)
+            histology[latent] = value
+            picture, tissue = render(histology, 1024, 0.0, np.random.default_rng(3))
+            inside = picture[tissue].astype(int)
+            shares[latent, i] = (inside[:, 0] < 140).mean(), (inside[:, 1] > 240).mean()
+    nuclei, lumina = shares[0, :, 0], shares[1, :, 1]
+    assert np.all(nuclei[1:] > 1.5 * nuclei[:-1])
+    assert np.all(lumina[1:] > 1.5 * lumina[:-1])
+
+
+def test_other_centre_stains_more_with_eosin() -> None:
+    usual, strong = (
+        render(np.zeros(2), 512, stain, np.random.default_rng(3))[0] for stain in (0.0, 0.2)
+    )
+    ratio = np.log(strong[256] / 244.0).sum(axis=0) / np.log(usual[256] / 244.0).sum(axis=0)
+    # Green is mostly eosin's; red is haematoxylin's.
+    assert ratio[1] > 1 > ratio[0]
+
+
+def test_oracle_risk_ranks_the_outcomes() -> None:
+    config = SimulateConfig()
+    latents = simulate_latents(400, 0.5, 0, dims=(2, 2, 2), sigma=config.sigma)
+    oracle = concordance_index_censored(latents.event, latents.time, latents.eta)[0]
+    assert oracle > 0.8
+    assert latents.event.mean() == pytest.approx(0.36, abs=0.01)
+
+
+def test_outcomes_follow_the_written_process() -> None:
+    latents = simulate_latents(1000, 1.0, 2)
+    assert (latents.h.shape, latents.r.shape, latents.c.shape) == ((1000, 8), (1000, 8), (1000, 4))
+    h, r, c = latents.h, latents.r, latents.c
+    expected = 1.5 * (h[:, 0] * r[:, 0] + h[:, 1] * c[:, 0] + r[:, 1] * c[:, 1]) / np.sqrt(3)
+    np.testing.assert_allclose(latents.eta, expected)
+    assert latents.event.mean() == pytest.approx(0.36, abs=0.01)
+    # With products alone, no factor on its own tells anything.
+    for factors in (h, r, c):
+        for column in factors.T:
+            c_index = concordance_index_censored(latents.event, latents.time, column)[0]
+            assert abs(c_index - 0.5) < 0.06
+
+
+def test_times_are_weibull() -> None:
+    """Without censoring and risk, the share beyond t is exp(-(t/60)^0.9)."""
+    latents = simulate_latents(20_000, 0.0, 0, sigma=0.0, censored=0.0)
+    for time in (10.0, 60.0, 150.0):
+        expected = np.exp(-((time / 60) ** 0.9))
+        assert (latents.time > time).mean() == pytest.approx(expected, abs=0.012)
+
+
+def test_equal_settings_give_equal_bytes(cohort: Path, tmp_path: Path) -> None:
+    simulate_cohort(tmp_path, TINY, progress=quiet)
+    assert contents(tmp_path) == contents(cohort)
+
+
+def test_interrupted_run_is_completed(cohort: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_cohort(tmp_path, TINY, progress=interrupt)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["3A_001"]
+    untouched = (tmp_path / "data/3A_001/3A_001_HE.tif").stat().st_mtime_ns
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / "3A_002_CD.json").write_text("{")
+
+    seen = []
+    simulate_cohort(tmp_path, TINY, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert (tmp_path / "data/3A_001/3A_001_HE.tif").stat().st_mtime_ns == untouched
+    assert contents(tmp_path) == contents(cohort)
+
+
+def test_other_settings_are_refused(cohort: Path) -> None:
+    other = TINY.model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match=r"other settings: seed=4 not 5$"):
+        simulate_cohort(cohort, other, progress=quiet)
+
+
+def test_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="expected a new or empty folder, found other files"):
+        simulate_cohort(tmp_path, TINY, progress=quiet)
+
+
+@pytest.mark.parametrize("content", ["{", '{"sigmas": 1}'])
+def test_broken_settings_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "simulate.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"simulate\.json: expected settings, found .+") as error:
+        simulate_cohort(tmp_path, TINY, progress=quiet)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", [{"cases": 0}, {"censored": 1.0}, {"width_um": 1000}, {"x": 1}])
+def test_settings_are_checked(field: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        SimulateConfig.model_validate(field)
+
+
+def test_genes_are_sorted_and_hold_the_programs() -> None:
+    genes = GENES.read_text().split()
+    assert genes == sorted(set(genes))
+    assert 900 < len(genes) < 1200
+    symbols = [symbol for program, _, _ in PROGRAMS for symbol in program]
+    assert len(symbols) == len(set(symbols))
+    assert set(symbols) <= set(genes)
+    assert all(30 <= len(program) <= 60 for program, _, _ in PROGRAMS)
+
+
+@pytest.mark.skipif(not CHIMERA.is_dir(), reason="the real gene list is not here")
+def test_genes_are_real_symbols_of_chimera() -> None:
+    real = set((CHIMERA / "gene_order_19359.txt").read_text().split())
+    assert set(GENES.read_text().split()) <= real
+
+
+@pytest.mark.skipif(not CHIMERA.is_dir(), reason="the real clinical schema is not here")
+def test_categories_are_those_of_chimera() -> None:
+    schema = json.loads((CHIMERA / "clinical_schema.json").read_text())
+    assert {key: set(values) for key, values in schema["categories"].items()} == CATEGORIES
+    assert schema["json_keys_in_order"][:13] == KEYS

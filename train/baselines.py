@@ -1,0 +1,325 @@
+"""What a fusion has to beat: Cox models, their late fusion and a random survival forest.
+
+A `View` turns records into covariates, a `Baseline` turns covariates into risks. Both are fitted on
+training cases alone, what they choose they choose on inner folds of these, and what they return
+scores any cases.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sksurv.ensemble import RandomSurvivalForest
+from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
+from sksurv.util import Surv
+
+from model.batch import Modality
+from model.case import Record
+from model.clinical import ClinicalSpec
+from model.interface import ClinicalSchema
+from model.rna import RnaSpec, Scale
+from train.cohort import LabelledCase, outcomes, stratified_folds
+from train.losses import cox_nll
+from train.tables import fit_histology, histology_bag
+
+FloatArray = npt.NDArray[np.float64]
+Vector = npt.NDArray[np.float32]
+Cases = Sequence[LabelledCase]
+
+Columns = Callable[[Cases], FloatArray]
+"""Cases → covariates (n, p); a case without the modality gets zeros, the training mean."""
+Score = Callable[[Cases], FloatArray]
+"""Cases → risks (n,), higher = earlier event."""
+
+_INNER_FOLDS = 4
+_RANK_TOLERANCE = 1e-9
+
+
+class View(Protocol):
+    """Records as covariates."""
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the transform on training cases."""
+        ...
+
+
+class Baseline(Protocol):
+    """A survival model of covariates."""
+
+    def fit(self, cases: Cases) -> Score:
+        """Fit the model on training cases."""
+        ...
+
+
+# -- views ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """The clinical record: standardised numbers, one-hot categories."""
+
+    schema: ClinicalSchema
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the columns on the training cases that have a record."""
+        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        spec = ClinicalSpec.fit(records, self.schema)
+        return partial(
+            _rows, lambda case: _applied(spec, case.case.clinical), width=len(spec.columns)
+        )
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Standardised expression, of the genes that vary most where `top_variance` says how many."""
+
+    scale: Scale = "log"
+    top_variance: int | None = None
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the genes' means and standard deviations on the training cases that have RNA."""
+        records = [case.case.rna for case in cases if case.case.rna is not None]
+        spec = RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
+        return partial(_rows, lambda case: _applied(spec, case.case.rna), width=len(spec.genes))
+
+
+@dataclass(frozen=True)
+class Histology:
+    """Standardised histology features, averaged over a patient's slides."""
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the features' means and standard deviations on the training slides."""
+        spec = fit_histology(cases)
+
+        def average(case: LabelledCase) -> Vector | None:
+            bag = histology_bag(case, spec, warn=_silent)
+            return None if bag is None else bag.mean(axis=0)
+
+        return partial(_rows, average, width=len(spec.genes))
+
+
+@dataclass(frozen=True)
+class Components:
+    """The first principal components of another view, each scaled to a variance of 1."""
+
+    view: View
+    count: int = 20
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the components on the training cases."""
+        columns = self.view.fit(cases)
+        x = columns(cases)
+        centre = x.mean(axis=0)
+        _, spread, axes = np.linalg.svd(x - centre, full_matrices=False)
+        kept = min(self.count, int((spread > _RANK_TOLERANCE * spread[0]).sum()))
+        basis = axes[:kept].T * (np.sqrt(len(x)) / spread[:kept])  # (p, kept)
+        return lambda others: (columns(others) - centre) @ basis
+
+
+@dataclass(frozen=True)
+class Together:
+    """Views side by side."""
+
+    views: tuple[View, ...]
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit each view."""
+        parts = [view.fit(cases) for view in self.views]
+        return lambda others: np.hstack([columns(others) for columns in parts])
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KaplanMeier:
+    """The null model: everyone has the cohort's curve, hence the same risk."""
+
+    def fit(self, cases: Cases) -> Score:
+        """Fit nothing: a rank needs no curve."""
+        return lambda others: np.zeros(len(others))
+
+
+@dataclass(frozen=True)
+class RidgeCox:
+    """Cox regression (Efron's ties) with a squared penalty, its strength chosen on inner folds.
+
+    The candidates are spreads: the standard deviation that the log hazard has a priori if the p
+    covariates are independent with a variance of 1, so that the penalty is p / (2 spread²) |β|².
+    """
+
+    view: View
+    spreads: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+
+    def fit(self, cases: Cases) -> Score:
+        """Choose the spread, then fit the coefficients on all training cases."""
+        best = _choose(self.view, self._path, cases)
+        columns = self.view.fit(cases)
+        beta = self._path(columns(cases), cases)[:, best]
+        return lambda others: columns(others) @ beta
+
+    def _path(self, x: FloatArray, cases: Cases) -> FloatArray:
+        """Return the coefficients (p, K), a column a spread."""
+        # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
+        u, s, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+        kept = s > _RANK_TOLERANCE * s[0]
+        turned, outcome = (u * s)[:, kept], _sksurv(cases)
+        penalties = [x.shape[1] / spread**2 for spread in self.spreads]
+        fits = [
+            CoxPHSurvivalAnalysis(alpha=alpha, ties="efron").fit(turned, outcome)
+            for alpha in penalties
+        ]
+        beta: FloatArray = axes[kept].T @ np.stack([fit.coef_ for fit in fits], axis=1)
+        return beta
+
+
+@dataclass(frozen=True)
+class Coxnet:
+    """Cox regression with the elastic net, its strength chosen on inner folds.
+
+    Source: Simon et al. 2011, Regularization paths for Cox's proportional hazards model via
+    coordinate descent.
+    """
+
+    view: View
+    l1_ratio: float = 0.9
+    strengths: int = 20
+    weakest: float = 0.1  # of the strength that sets every coefficient to 0
+
+    def fit(self, cases: Cases) -> Score:
+        """Choose the strength on the path, then fit all training cases."""
+        columns = self.view.fit(cases)
+        whole = self._path(columns(cases), cases)
+        best = _choose(
+            self.view, lambda x, rest: self._path(x, rest, alphas=whole.alphas_).coef_, cases
+        )
+        return lambda others: np.asarray(columns(others) @ whole.coef_[:, best])
+
+    def _path(self, x: FloatArray, cases: Cases, alphas: FloatArray | None = None) -> Any:
+        """Return scikit-survival's model, with coefficients (p, K)."""
+        return CoxnetSurvivalAnalysis(
+            alphas=alphas,
+            n_alphas=self.strengths,
+            alpha_min_ratio=self.weakest,
+            l1_ratio=self.l1_ratio,
+        ).fit(x, _sksurv(cases))
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A random survival forest."""
+
+    view: View
+    trees: int = 300
+    least_leaf: int = 10
+    seed: int = 0
+
+    def fit(self, cases: Cases) -> Score:
+        """Grow the trees."""
+        columns = self.view.fit(cases)
+        forest = RandomSurvivalForest(
+            n_estimators=self.trees,
+            min_samples_leaf=self.least_leaf,
+            low_memory=True,
+            random_state=self.seed,
+        ).fit(columns(cases), _sksurv(cases))
+        return lambda others: np.asarray(forest.predict(columns(others)))
+
+
+@dataclass(frozen=True)
+class LateFusion:
+    """The sum of other models' risks, each z-scored by its own training risks."""
+
+    parts: tuple[Baseline, ...]
+
+    def fit(self, cases: Cases) -> Score:
+        """Fit each part on its own."""
+        scores = [z_scored(part.fit(cases), cases) for part in self.parts]
+        return lambda others: np.sum([score(others) for score in scores], axis=0)
+
+
+def z_scored(score: Score, cases: Cases) -> Score:
+    """Return a score with mean 0 and standard deviation 1 over training cases."""
+    own = score(cases)
+    mean, sd = own.mean(), own.std() or 1.0  # a constant stays one
+    return lambda others: (score(others) - mean) / sd
+
+
+def build_baselines(
+    modalities: Sequence[Modality], schema: ClinicalSchema, scale: Scale = "log"
+) -> dict[str, Baseline]:
+    """Return the baselines that these modalities allow, by name."""
+    clinical, genes, histology = Clinical(schema), Genes(scale), Histology()
+    one: dict[str, Baseline] = {}
+    parts: dict[Modality, View] = {}
+    if "clinical" in modalities:
+        parts["clinical"] = clinical
+        one["clinical Cox"] = RidgeCox(clinical)
+    if "rna" in modalities:
+        parts["rna"] = Components(genes)
+        one["RNA Cox, 20 components"] = RidgeCox(parts["rna"])
+        one["RNA Cox, 1,000 genes"] = RidgeCox(Genes(scale, top_variance=1000))
+        one["RNA Coxnet"] = Coxnet(genes)
+    if "slide" in modalities:
+        parts["slide"] = Components(histology)
+        one["histology Cox, 20 components"] = RidgeCox(parts["slide"])
+    baselines: dict[str, Baseline] = {"Kaplan-Meier": KaplanMeier(), **one}
+    if len(parts) > 1:
+        baselines["late fusion"] = LateFusion(tuple(RidgeCox(view) for view in parts.values()))
+    together = Together(tuple(parts.values()))
+    if len(parts) > 1:
+        baselines["joint Cox"] = RidgeCox(together)
+    baselines["random survival forest"] = Forest(together)
+    return baselines
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _choose(view: View, path: Callable[[FloatArray, Cases], FloatArray], cases: Cases) -> int:
+    """Return the column of a path of coefficients (p, K) with the least inner validation loss."""
+    losses: list[FloatArray] = []
+    for test in stratified_folds(cases, _INNER_FOLDS, seed=[_INNER_FOLDS]):
+        held_out = set(test.tolist())
+        rest = [case for index, case in enumerate(cases) if index not in held_out]
+        columns = view.fit(rest)
+        held = [cases[index] for index in test]
+        risks = columns(held) @ path(columns(rest), rest)  # (m, K)
+        losses.append(np.array([_cox_loss(risk, held) for risk in risks.T]))
+    return int(np.argmin(np.mean(losses, axis=0)))
+
+
+def _cox_loss(risk: FloatArray, cases: Cases) -> float:
+    seen = outcomes(cases)
+    event, time = torch.from_numpy(seen.event), torch.from_numpy(seen.time)
+    return float(cox_nll(torch.from_numpy(risk), event=event, time=time))
+
+
+def _sksurv(cases: Cases) -> npt.NDArray[np.void]:
+    seen = outcomes(cases)
+    outcome: npt.NDArray[np.void] = Surv.from_arrays(seen.event, seen.time)
+    return outcome
+
+
+def _applied(spec: ClinicalSpec | RnaSpec, record: Record | None) -> Vector | None:
+    return None if record is None else spec.apply(record, warn=_silent)
+
+
+def _rows(
+    vector_of: Callable[[LabelledCase], Vector | None], cases: Cases, *, width: int
+) -> FloatArray:
+    """Return one row a case (n, width), zeros where it has none."""
+    rows = np.zeros((len(cases), width))
+    for row, case in zip(rows, cases, strict=True):
+        vector = vector_of(case)
+        if vector is not None:
+            row[:] = vector
+    return rows
+
+
+def _silent(_: str) -> None:
+    """Drop a warning: the fusion beside the baselines gives it for the same record."""
