@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from model.batch import Bag, Batch, CaseInputs, Dims, collate
 from model.case import Case
@@ -177,8 +177,7 @@ class Bundle:
             BundleError: It is absent, damaged, of another format, or does not fit this program.
         """
         manifest = read_manifest(path)
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = load_file(path)
         try:
             arrays = {name: t.numpy() for name, t in _under(tensors, "mapping.").items()}
             mapping = TimeMapping.from_arrays(manifest.mapping, arrays)
@@ -210,20 +209,15 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: expected a bundle, found no file")
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("manifest")
-    except SafetensorError as error:
-        raise BundleError(f"{path}: expected a safetensors file, found {error}") from error
-    if header is None:
+            content = json.loads((file.metadata() or {}).get("manifest", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise BundleError(f"{path}: expected safetensors with a manifest, found {error}") from error
+    if not isinstance(content, dict):
         raise BundleError(f"{path}: expected a bundle, found safetensors without a manifest")
+    if content.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected bundle format {FORMAT}, found {content.get('format')}")
     try:
-        content = json.loads(header)
-    except ValueError as error:
-        raise BundleError(f"{path}: expected a manifest in JSON, found {error}") from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise BundleError(f"{path}: expected bundle format {FORMAT}, found {found}")
-    try:
-        manifest = Manifest.model_validate_json(header)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -283,14 +277,12 @@ def load_member(
     if manifest.rna is not None:
         mean, sd = tensors["rna.mean"].numpy(), tensors["rna.sd"].numpy()
         rna = RnaSpec(**manifest.rna.model_dump(), mean=mean, sd=sd)
-        sizes = [len(rna.genes), len(mean), len(sd)]
-        if sizes != 3 * [manifest.dims.genes]:
-            found = ", ".join(map(str, sizes))
-            raise ValueError(f"{found} genes, means and sds for {manifest.dims.genes} inputs")
-    if manifest.clinical is not None:
-        width = len(manifest.clinical.columns)
-        if width != manifest.dims.clinical:
-            raise ValueError(f"{width} clinical columns for {manifest.dims.clinical} inputs")
+        sizes = (len(rna.genes), len(mean), len(sd))
+        if set(sizes) != {manifest.dims.genes}:
+            raise ValueError(f"{sizes} genes, means and sds for {manifest.dims.genes} inputs")
+    columns = () if manifest.clinical is None else manifest.clinical.columns
+    if len(columns) != manifest.dims.clinical:
+        raise ValueError(f"{len(columns)} clinical columns for {manifest.dims.clinical} inputs")
     return Member(
         fusion=fusion.eval(),
         rna=rna,

@@ -59,7 +59,7 @@ def chimera_items(**options: Any) -> list[dict[str, Any]]:
 
 
 def write_inputs(job: Path, items: object) -> None:
-    (job / "inputs.json").write_text(json.dumps(items))
+    (job / "inputs.json").write_text(json.dumps(items, indent=2))
 
 
 def write_json(path: Path, content: object) -> Path:

@@ -173,15 +173,16 @@ class TestGrid:
             patch_grid(slide, TissueMask(coverage, downsample=(10.0, 10.0)), SPEC)
 
 
+@pytest.fixture(scope="module")
+def tissue() -> NDArray[np.bool_]:
+    return blobs(WIDTH // 8, HEIGHT // 8, seed=11, size=30)
+
+
 class TestMasks:
     """The same tissue gives the same grid, however its mask is written."""
 
-    @pytest.fixture(scope="class")
-    def tissue(self) -> NDArray[np.bool_]:
-        return blobs(WIDTH // 8, HEIGHT // 8, seed=11, size=30)
-
     @pytest.mark.parametrize(
-        ("scale", "levels"), [(1, (1,)), (2, (1, 2)), (4, (1, 4)), (8, (1, 8)), (24, (1,))]
+        ("scale", "levels"), [(1, (1,)), (2, (1, 2)), (4, (1, 4)), (8, (1, 8)), (12, (1,))]
     )
     def test_resolutions(
         self,
@@ -249,7 +250,9 @@ class TestRead:
             with Slide.open(folder / f"{name}.tif", default_mpp=None, warn=no_warning) as slide:
                 routes.append(np.stack(list(read_patches(slide, self.COORDS, SPEC))).astype(int))
         for route in routes[1:]:
-            assert np.abs(route - routes[0]).mean() < 3
+            assert np.abs(route - routes[0]).mean() < 5
+            for axis in (1, 2):  # nor are they a pixel apart
+                assert np.abs(np.roll(route, 1, axis) - routes[0]).mean() > 10
 
     def test_fractional_side(self, tmp_path: Path) -> None:
         """At 0.3 µm/px a patch of 1 µm/px is 213.3 px wide: a ramp keeps its slope and place."""

@@ -3,6 +3,7 @@
 Source: hassancpu/ChimeraChallenge2025_Task_3 (commit 46c95e4), models/model_abmil.py.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,19 @@ from model.fusion import Fusion, build_fusion
 from model.rna import RnaSpec
 from train.importer_files import CHECKPOINT, CLINICAL, GENES, ClinicalColumns, Tensors
 
+_SLIDE = {
+    "attention_net.0": "branches.slide.project.0",
+    "attention_net.3.attention_a.0": "branches.slide.value.0",
+    "attention_net.3.attention_b.0": "branches.slide.gate.0",
+    "attention_net.3.attention_c": "branches.slide.score",
+}
+_RNA = {f"rna_encoder.encoder.{index}": f"branches.rna.{index}" for index in (0, 3, 6)}
 _PAIRS: dict[str, tuple[Modality, Modality]] = {
     "fuse_hr": ("slide", "rna"),
     "fuse_hc": ("slide", "clinical"),
     "fuse_rc": ("rna", "clinical"),
 }
 _FACTORS = {"f1": "x", "f2": "y", "out": "out"}
-_BRANCHES: dict[Modality, str] = {"slide": "attention_net", "rna": "rna_encoder"}
-_ATTENTION = {
-    "attention_net.0": "branches.slide.project.0",
-    "attention_net.3.attention_a.0": "branches.slide.value.0",
-    "attention_net.3.attention_b.0": "branches.slide.gate.0",
-    "attention_net.3.attention_c": "branches.slide.score",
-}
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,23 @@ class Variant:
     head: str = "classifier"
 
     @property
-    def parts(self) -> set[str]:
-        """The first words of its tensors' names."""
-        branches = {part for modality, part in _BRANCHES.items() if modality in self.modalities}
-        return branches | {*self.pairs, self.head}
-
-    @property
     def fusion(self) -> str:
         """Our name of the model."""
         return "pairwise" if self.pairs else "concat"
 
-    def rename(self, layer: str) -> str:
-        """Return our name of a layer.
-
-        Raises:
-            KeyError: The model has no such layer.
-        """
-        part, _, rest = layer.partition(".")
-        if part in self.pairs:
-            return f"pairs.blocks.{self.pairs.index(part)}.{_FACTORS[rest]}"
-        if part == self.head:
-            return "head" if self.pairs else "head.0"
-        if part == _BRANCHES["rna"]:
-            return f"branches.rna.{rest.removeprefix('encoder.')}"
-        return _ATTENTION[layer]
+    @property
+    def tensors(self) -> dict[str, str]:
+        """Our name of each of its tensors."""
+        layers = {self.head: "head" if self.pairs else "head.0"}
+        layers |= _SLIDE if "slide" in self.modalities else {}
+        layers |= _RNA if "rna" in self.modalities else {}
+        for index, pair in enumerate(self.pairs):
+            layers |= {f"{pair}.{f}": f"pairs.blocks.{index}.{g}" for f, g in _FACTORS.items()}
+        return {
+            f"{theirs}.{kind}": f"{ours}.{kind}"
+            for theirs, ours in layers.items()
+            for kind in ("weight", "bias")
+        }
 
 
 VARIANTS = {
@@ -75,15 +69,28 @@ VARIANTS = {
 
 
 def find_variant(path: Path, tensors: Tensors) -> tuple[str, Variant]:
-    """Tell the model by the parts that its tensors name."""
-    parts = {name.partition(".")[0] for name in tensors}
+    """Tell the model and its name by the first words of its tensors' names.
+
+    Raises:
+        ConfigError: It is none that is known, or a tensor of it is absent or unknown.
+    """
+    parts = _first_words(tensors)
     for name, variant in VARIANTS.items():
-        if variant.parts == parts:
+        if _first_words(variant.tensors) == parts:
+            if odd := variant.tensors.keys() ^ tensors.keys():
+                raise ConfigError(
+                    f"{path}: expected the {len(variant.tensors)} tensors of {name}, "
+                    f"found {len(tensors)}; only in one of the two: {', '.join(sorted(odd))}"
+                )
             return name, variant
     raise ConfigError(
         f"{path}: expected the layers of {', '.join(VARIANTS)}, "
         f"found {', '.join(sorted(parts)) or 'none'}"
     )
+
+
+def _first_words(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 def convert(
@@ -96,13 +103,10 @@ def convert(
     """Build our fusion with the checkpoint's weights, moved to our columns.
 
     Raises:
-        ConfigError: The tensors are not the variant's, or do not fit the other files.
+        ConfigError: The tensors fit neither each other nor the other files.
     """
     try:
-        state = {}
-        for name, tensor in tensors.items():
-            layer, _, kind = name.rpartition(".")
-            state[f"{variant.rename(layer)}.{kind}"] = tensor
+        state = {ours: tensors[theirs] for theirs, ours in variant.tensors.items()}
         settings = _settings(variant, state)
         if rna is not None:
             weight = state["branches.rna.0.weight"]
@@ -118,10 +122,10 @@ def convert(
         )
         fusion = build_fusion(variant.fusion, settings, dims)
         fusion.load_state_dict(state)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (IndexError, ValueError, RuntimeError) as error:
         found = " ".join(str(error).split())
         raise ConfigError(
-            f"{directory / CHECKPOINT}: expected the layers and shapes of its model, found {found}"
+            f"{directory / CHECKPOINT}: expected tensors of shapes that fit, found {found}"
         ) from error
     return fusion.eval()
 
@@ -133,16 +137,11 @@ def _settings(variant: Variant, state: Tensors) -> dict[str, object]:
         settings["slide_width"] = len(state["branches.slide.project.0.weight"])
         settings["attention_width"] = len(state["branches.slide.value.0.weight"])
     if "rna" in variant.modalities:
-        settings["rna_widths"] = _rna_widths(state)
+        settings["rna_widths"] = tuple(len(state[f"{layer}.bias"]) for layer in _RNA.values())
     for index, pair in enumerate(variant.pairs):
         settings["rank"] = len(state[f"pairs.blocks.{index}.x.weight"])
         settings["_".join(_PAIRS[pair])] = len(state[f"pairs.blocks.{index}.out.weight"])
     return settings
-
-
-def _rna_widths(state: Tensors) -> tuple[int, ...]:
-    biases = [n for n in state if n.startswith("branches.rna.") and n.endswith(".bias")]
-    return tuple(len(state[n]) for n in sorted(biases, key=lambda n: int(n.split(".")[2])))
 
 
 def _move_clinical(path: Path, variant: Variant, state: Tensors, clinical: ClinicalColumns) -> None:
@@ -154,7 +153,7 @@ def _move_clinical(path: Path, variant: Variant, state: Tensors, clinical: Clini
             state[name] = clinical.spread(state[name])
     if not variant.pairs:
         # It sees slide ‖ clinical ‖ RNA; ours sees slide ‖ RNA ‖ clinical.
-        ends = len(state["branches.slide.project.0.weight"]), -_rna_widths(state)[-1]
+        ends = len(state["branches.slide.project.0.bias"]), -len(state["branches.rna.6.bias"])
         slide, theirs, rna = state["head.0.weight"].tensor_split(ends, dim=1)
         _check_width(path, "columns", theirs, len(clinical.places))
         state["head.0.weight"] = torch.cat([slide, rna, clinical.spread(theirs)], dim=1)
