@@ -9,6 +9,7 @@ import pytest
 from model.errors import ConfigError
 from model.interface import Interface, read_interface
 
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "chimera"
 PRESETS = Path(__file__).parents[1] / "resources" / "interfaces"
 
 # slug: (modality, path, required, the slide that it belongs to), as the organisers' code has them
@@ -68,6 +69,16 @@ def test_chimera_task3_holds_the_challenges_contract() -> None:
     assert set(clinical.missing) >= {
         "-1", "-1.0", "na", "n/a", "nan", "none", "unknown", "unk", "", "?",
     }  # fmt: skip
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not here")
+def test_the_columns_are_those_of_the_real_records() -> None:
+    real = json.loads((SHARED / "clinical_schema.json").read_text())
+    clinical = read_interface("chimera_task3", [PRESETS]).clinical
+    assert set(clinical.numbers) == set(real["numeric_147_train"])
+    assert set(clinical.categories) == set(real["categories"])
+    others = set(real["json_keys_in_order"]) - {*clinical.numbers, *clinical.categories}
+    assert {key.lower() for key in others} <= clinical.labels
 
 
 def test_leopard_holds_the_challenges_contract() -> None:

@@ -21,6 +21,7 @@ from model.errors import ConfigError, Warn
 from model.fusion import read_settings
 from model.interface import read_interface
 from model.predictor import Predictor, Progress
+from train import ranks
 from train.cohort import LabelledCase, outcomes, read_cohort
 from train.config import EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of_fold_risk
@@ -50,17 +51,25 @@ def embed(path: Path, overrides: Sequence[str]) -> None:
 
 
 def fit(path: Path, overrides: Sequence[str]) -> None:
-    """Train, calibrate on out-of-fold risks and write `bundle.safetensors`."""
+    """Train, calibrate on out-of-fold risks and write `bundle.safetensors`.
+
+    Under `torchrun` the processes share slides and folds; the first one does the rest.
+    """
     started = time.monotonic()
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
     cases = read_cohort(config.cohort.root, interface, warn=warn)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
-    bags = _embed(config, cases)
-    _claim(config, cases)
-    run = Run(config, interface, cases, bags, warn=_once(), say=say)
-    results = cross_validate(run)
+    with ranks.process_group():
+        bags = _embed(config, cases)
+        if ranks.is_first():
+            _claim(config, cases)
+        ranks.wait_for_all()
+        run = Run(config, interface, cases, bags, warn=_once(), say=say)
+        results = cross_validate(run)
+    if not ranks.is_first():
+        return
     risk = out_of_fold_risk(results, len(cases))
     concordance = estimate(harrell_c, risk, outcome)
     say(f"out-of-fold C-index {concordance}")
@@ -72,9 +81,8 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
         "cohort_sha256": _cohort_sha256(cases),
         "out_of_fold": {"c_index": asdict(concordance)},
     }
-    bundle = build_bundle(run, results, provenance)
     target = config.output / "bundle.safetensors"
-    bundle.save(target)
+    build_bundle(run, results, provenance).save(target)
     _write_risks(config.output / "out_of_fold.csv", cases, risk)
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
@@ -109,8 +117,9 @@ def evaluate(path: Path, root: Path, output: Path | None, *, device: str) -> Non
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a file or pipe."""
-    print(text, flush=True)
+    """Print a line at once, also into a file or pipe; of several processes, the first speaks."""
+    if ranks.is_first():
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
@@ -151,16 +160,17 @@ def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
         return Bags(config.cohort.bag_dir, spec, config.patches)
     encoder = load_encoder(
-        spec, weights_dirs=config.encoder.weights, device=torch.device(config.device)
+        spec, weights_dirs=config.encoder.weights, device=ranks.device(config.device)
     )
     embed_cohort(
-        [labelled.case for labelled in cases],
+        ranks.share([labelled.case for labelled in cases]),
         encoder,
         config.patches,
         config.cohort.bag_dir,
         warn=warn,
         progress=_progress("cases embedded"),
     )
+    ranks.wait_for_all()
     return Bags(config.cohort.bag_dir, encoder.pinned_spec(), config.patches)
 
 

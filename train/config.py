@@ -109,7 +109,10 @@ class FoldsConfig(_Part):
 
 
 class TrainConfig(_Part):
-    """A whole run."""
+    """A whole run.
+
+    `members` says what the bundle holds: the folds' models, or one refitted on all cases.
+    """
 
     output: Path
     seed: int = 0
@@ -122,6 +125,7 @@ class TrainConfig(_Part):
     fusion: FusionChoice = FusionChoice()
     fit: FitConfig = FitConfig()
     folds: FoldsConfig = FoldsConfig()
+    members: Literal["folds", "refit"] = "folds"
     mapping: MappingKind = "rmst"
 
 

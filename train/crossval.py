@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member
 from model.errors import Warn
 from model.interface import Interface
+from train import ranks
 from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes, stratified_folds
 from train.config import TrainConfig
@@ -57,23 +58,27 @@ class Run:
 def cross_validate(run: Run) -> list[FoldResult]:
     """Fit one member for each fold of each repeat; a fold that is on disk is not fitted again."""
     folds = run.config.folds
-    results = []
-    for repeat in range(folds.repeats):
-        tests = stratified_folds(run.cases, folds.k, seed=[run.config.seed, repeat])
-        for fold, test in enumerate(tests):
-            path = run.config.output / "folds" / f"repeat{repeat}-fold{fold}.safetensors"
-            if path.is_file():
-                result, verb = _read_result(path, run.config), "read"
-            else:
-                result = _fit_fold(run, test, (run.config.seed, repeat, fold), path)
-                _write_result(path, result)
-                verb = "fitted"
-            run.say(
-                f"repeat {repeat + 1}/{folds.repeats} fold {fold + 1}/{folds.k}: {verb}, "
-                f"{result.epochs} epochs, {len(run.cases) - len(test)} training cases"
-            )
-            results.append(result)
-    return results
+    directory = run.config.output / "folds"
+    work = [
+        (
+            directory / f"repeat{repeat}-fold{fold}.safetensors",
+            test,
+            (run.config.seed, repeat, fold),
+        )
+        for repeat in range(folds.repeats)
+        for fold, test in enumerate(
+            stratified_folds(run.cases, folds.k, seed=[run.config.seed, repeat])
+        )
+    ]
+    for path, test, seed in ranks.share(work):
+        if path.is_file():
+            run.say(f"{path.stem}: on disk already")
+            continue
+        result = _fit_fold(run, test, seed, path)
+        _write_result(path, result)
+        run.say(f"{path.stem}: {len(run.cases) - len(test)} training cases, {result.epochs} epochs")
+    ranks.wait_for_all()
+    return [_read_result(path, run.config) for path, _, _ in work]
 
 
 def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
@@ -96,6 +101,9 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
         warn=run.warn,
     )
     members = tuple(result.member for result in results)
+    if run.config.members == "refit":
+        epochs = int(np.median([result.epochs for result in results]))
+        members = (_fit_member(run, run.cases, epochs, (run.config.seed,))[0],)
     settings = members[0].fusion.config
     uses_slides = "slide" in settings.modalities
     manifest = Manifest(
@@ -123,16 +131,26 @@ def _fit_fold(
     held_out = set(test.tolist())
     train = [case for index, case in enumerate(run.cases) if index not in held_out]
     epochs = _choose_epochs(run, train, seed, path)
-    member = _start(run, train, seed)
-    fold = make_fold(member, train, run.bags, warn=run.warn)
-    plan = Plan(run.config.fit, epochs, seed, path.with_suffix(".checkpoint"))
-    log = train_fusion(member.fusion, fold, plan)
-    own = predict_risks(member.fusion, fold, run.config.fit)
-    # A fit that collapsed to one risk still needs a scale.
-    member = replace(member, risk_mean=float(own.mean()), risk_sd=float(own.std()) or 1.0)
+    member, log = _fit_member(run, train, epochs, seed, path.with_suffix(".checkpoint"))
     unseen = make_fold(member, [run.cases[i] for i in test], run.bags, warn=run.warn)
     raw = predict_risks(member.fusion, unseen, run.config.fit)
     return FoldResult(member, test, (raw - member.risk_mean) / member.risk_sd, epochs, log)
+
+
+def _fit_member(
+    run: Run,
+    cases: Sequence[LabelledCase],
+    epochs: int,
+    seed: tuple[int, ...],
+    checkpoint: Path | None = None,
+) -> tuple[Member, list[EpochLog]]:
+    """Fit preprocessing, weights and the scale of the risks on the given cases."""
+    member = _start(run, cases, seed)
+    fold = make_fold(member, cases, run.bags, warn=run.warn)
+    log = train_fusion(member.fusion, fold, Plan(run.config.fit, epochs, seed, checkpoint))
+    own = predict_risks(member.fusion, fold, run.config.fit)
+    # A fit that collapsed to one risk still needs a scale.
+    return replace(member, risk_mean=float(own.mean()), risk_sd=float(own.std()) or 1.0), log
 
 
 def _choose_epochs(
@@ -160,7 +178,7 @@ def _choose_epochs(
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:
     torch.manual_seed(int(np.random.default_rng(seed).integers(2**31)))
     member = start_member(train, run.bags, run.config, run.interface.clinical)
-    member.fusion.to(torch.device(run.config.device))
+    member.fusion.to(ranks.device(run.config.device))
     return member
 
 

@@ -112,29 +112,13 @@ def read_clinical(path: Path, *, warn: Warn) -> ClinicalColumns:
         ConfigError: It is something else, or its categories are too alike for ours.
     """
     content = _unpickle(path)
-    transformers = getattr(content[-1] if isinstance(content, tuple) else None, "transformers_", ())
-    numbers: list[NumberColumn] = []
-    categories: list[CategoryColumn] = []
-    names: list[str] = []
-    for _, transformer, columns in transformers:
-        match type(transformer).__name__:
-            case "StandardScaler":
-                fitted = zip(columns, transformer.mean_, transformer.scale_, strict=True)
-                numbers += [NumberColumn(name=n, mean=mean, sd=sd) for n, mean, sd in fitted]
-                names += columns
-            case "OneHotEncoder":
-                for column, values in zip(columns, transformer.categories_, strict=True):
-                    category, places = _category(path, column, values, warn=warn)
-                    categories.append(category)
-                    names += places
-            case "str":
-                pass  # columns that were dropped
-            case other:
-                raise ConfigError(
-                    f"{path}: expected a StandardScaler and a OneHotEncoder, found {other}"
-                )
-    if not names:
-        raise ConfigError(f"{path}: expected a fitted ColumnTransformer, found none")
+    try:
+        numbers, categories, names = _read_columns(path, content[-1].transformers_, warn=warn)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: expected two lists of columns and a fitted ColumnTransformer, "
+            f"found something else ({type(error).__name__})"
+        ) from error
     spec = ClinicalSpec(numbers=tuple(numbers), categories=tuple(categories), missing=())
     return ClinicalColumns(spec, [spec.columns.index(name) for name in names])
 
@@ -194,6 +178,33 @@ def _unpickle(path: Path) -> Any:
             f"{path}: expected a pickle as joblib writes it, found what cannot be read "
             f"({type(error).__name__})"
         ) from error
+
+
+def _read_columns(
+    path: Path, transformers: Any, *, warn: Warn
+) -> tuple[list[NumberColumn], list[CategoryColumn], list[str]]:
+    """Return our columns, and our name of each foreign one in the foreign order."""
+    numbers: list[NumberColumn] = []
+    categories: list[CategoryColumn] = []
+    names: list[str] = []
+    for _, transformer, columns in transformers:
+        match type(transformer).__name__:
+            case "StandardScaler":
+                fitted = zip(columns, transformer.mean_, transformer.scale_, strict=True)
+                numbers += [NumberColumn(name=n, mean=mean, sd=sd) for n, mean, sd in fitted]
+                names += columns
+            case "OneHotEncoder":
+                for column, values in zip(columns, transformer.categories_, strict=True):
+                    category, indicators = _category(path, column, values, warn=warn)
+                    categories.append(category)
+                    names += indicators
+            case "str":
+                pass  # the columns that it drops
+            case other:
+                raise ConfigError(
+                    f"{path}: expected a StandardScaler and a OneHotEncoder, found {other}"
+                )
+    return numbers, categories, names
 
 
 def _category(

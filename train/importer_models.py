@@ -122,7 +122,7 @@ def convert(
         )
         fusion = build_fusion(variant.fusion, settings, dims)
         fusion.load_state_dict(state)
-    except (IndexError, ValueError, RuntimeError) as error:
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
         found = " ".join(str(error).split())
         raise ConfigError(
             f"{directory / CHECKPOINT}: expected tensors of shapes that fit, found {found}"

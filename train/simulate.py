@@ -54,7 +54,7 @@ class SimulateConfig(BaseModel):
     seed: int = Field(0, ge=0)
     centre_b: float = Field(0.3, ge=0, le=1)
     interaction: float = Field(0.5, ge=0, le=1)
-    sigma: float = Field(2.0, ge=0)
+    sigma: float = Field(3.0, ge=0)
     censored: float = Field(0.64, ge=0, lt=1)
     rna_shift: float = Field(0.3, ge=0)
     stain_shift: float = Field(0.08, ge=0, lt=1)

@@ -253,7 +253,7 @@ def rna_record(latents: FloatArray, shift: float, rng: np.random.Generator) -> d
     panel = gene_panel()
     factors = np.append(latents, rng.normal())
     values = panel.level + panel.loading @ factors + shift * panel.protocol
-    values += rng.normal(0, 0.5, len(values))
+    values += rng.normal(0, 0.3, len(values))
     return dict(zip(panel.genes, np.maximum(values, RNA_FLOOR).tolist(), strict=True))
 
 

@@ -1,0 +1,52 @@
+"""Processes that `torchrun` starts side by side share a run's work; a single one has all of it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the other processes of `torchrun`, where there are any."""
+    if world_size() == 1:
+        yield
+        return
+    distributed.init_process_group("gloo")  # it only waits; no tensor travels
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return how many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that speaks and writes the bundle."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def share(work: Sequence[T]) -> Sequence[T]:
+    """Return this process's part of a list of independent pieces of work."""
+    return work[int(os.environ.get("RANK", "0")) :: world_size()]
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def device(name: str) -> torch.device:
+    """Return the device of this process: "cuda" means one card a process."""
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
