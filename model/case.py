@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import CaseError, Warn
+from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".mha", ".svs", ".mrxs", ".ndpi", ".scn", ".bif", ".dcm")
@@ -79,23 +79,24 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         CaseError: `inputs.json` or a record cannot be read, or a required socket is absent.
     """
     items = _read_inputs(input_dir, interface)
-    files = {
-        socket.slug: _find_image(input_dir, socket, items, warn)
-        for socket in (*interface.of("slide"), *interface.of("mask"))
-    }
-    masks = {mask.slide: files[mask.slug] for mask in interface.of("mask")}
-    slides = tuple(
-        SlideFile(path, masks.get(socket.slug))
-        for socket in interface.of("slide")
-        if (path := files[socket.slug]) is not None
-    )
-    return Case(
-        case_id=_case_id(input_dir, interface, items, slides),
-        slides=slides,
-        rna=_socket_record(input_dir, interface, items, "rna"),
-        clinical=_socket_record(input_dir, interface, items, "clinical"),
-        default_mpp=interface.default_mpp,
-    )
+    with about_case(_case_id(input_dir, interface, items, ())):
+        files = {
+            socket.slug: _find_image(input_dir, socket, items, warn)
+            for socket in (*interface.of("slide"), *interface.of("mask"))
+        }
+        masks = {mask.slide: files[mask.slug] for mask in interface.of("mask")}
+        slides = tuple(
+            SlideFile(path, masks.get(socket.slug))
+            for socket in interface.of("slide")
+            if (path := files[socket.slug]) is not None
+        )
+        return Case(
+            case_id=_case_id(input_dir, interface, items, slides),
+            slides=slides,
+            rna=_socket_record(input_dir, interface, items, "rna"),
+            clinical=_socket_record(input_dir, interface, items, "clinical"),
+            default_mpp=interface.default_mpp,
+        )
 
 
 def read_download(root: Path, interface: Interface) -> list[Case]:
@@ -175,7 +176,9 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
     except OSError as error:
         with suppress(OSError):  # what refuses to be written refuses this as well
             part.unlink()
-        raise CaseError(path, expected="a writable folder", found=error.strerror) from error
+        raise CaseError(
+            path, expected="a writable folder", found=error.strerror, case_id=prediction.case_id
+        ) from error
     return path
 
 
@@ -245,11 +248,8 @@ def _find_image(
     folder = _location(input_dir, socket, items)
     if folder is None or folder.is_file():
         return folder
-    images = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if folder.is_dir()
-        else []
-    )
+    files = folder.iterdir() if folder.is_dir() else ()
+    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         if items is None and not socket.required:
             return None

@@ -1,6 +1,7 @@
 """What a user can act on: errors that fit on one line, and warnings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Warn = Callable[[str], None]
 """Takes one warning, one line. `Prediction.warnings` collects them; nothing prints on its own."""
@@ -17,7 +18,7 @@ class CaseError(TriSurvError):
         where: The file (or the field of a file) at fault.
         expected: What the program needs there.
         found: What is there instead.
-        case_id: The case; filled in by whoever knows it (the Predictor, the door).
+        case_id: The case; `about_case` fills it in where it is known.
     """
 
     def __init__(self, where: object, *, expected: str, found: object, case_id: str = "") -> None:
@@ -31,6 +32,16 @@ class CaseError(TriSurvError):
         prefix = f"case {self.case_id}: " if self.case_id else ""
         text = f"{prefix}{self.where}: expected {self.expected}, found {self.found}"
         return " ".join(text.split())
+
+
+@contextmanager
+def about_case(case_id: str) -> Iterator[None]:
+    """Name the case in a CaseError that comes out of the block."""
+    try:
+        yield
+    except CaseError as error:
+        error.case_id = case_id
+        raise
 
 
 class BundleError(TriSurvError):

@@ -20,7 +20,7 @@ WHOLE_SUFFIX = ".mha"
 """The platform delivers some images as MetaImage, which has no tiles and which OpenSlide lacks."""
 WHOLE_MOST_PX = 2**28
 """Most pixels of an image without tiles: all of it comes into memory."""
-BLOCK_PX = 2048
+BLOCK_PX = 1024
 
 
 class PixelSource(Protocol):

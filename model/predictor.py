@@ -10,7 +10,7 @@ from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case, Prediction
 from model.encoder import Encoder, embed_patches, load_encoder
-from model.errors import CaseError, Warn
+from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.slide import Slide, find_tissue, is_placeholder
@@ -51,13 +51,10 @@ class Predictor:
             CaseError: The case lacks what the bundle needs, or a file of it cannot be used.
         """
         warnings: list[str] = [self.bundle.manifest.notice] if self.bundle.manifest.notice else []
-        try:
+        with about_case(case.case_id):
             bag = self.embed(case, warn=warnings.append, progress=progress)
             modalities = self._check_modalities(case, bag)
             risk = self.risk(case, bag, warn=warnings.append)
-        except CaseError as error:
-            error.case_id = case.case_id
-            raise
         mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
         months = np.array(SURVIVAL_MONTHS)
         survival = mapping.survival(np.array([risk]), months / MONTHS_PER[unit])[0]

@@ -3,16 +3,19 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from job_files import CLINICAL, MASK, MASK_UUID, PATHS, RNA, SLIDE, SLIDE_UUID, socket_item
 from job_files import write_inputs as write_inputs
 from job_files import write_json as write_json
 from numpy.typing import NDArray
 from synthetic import GLASS, tissue_slide, write_mask_pyramid, write_pyramid
 
+import inference
 from train.simulate_records import clinical_record, rna_record
 
 ANSWER = "likelihood-of-bladder-cancer-recurrence.json"
@@ -146,3 +149,37 @@ def read_answer(output: Path) -> float:
 
 def refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of the door came to."""
+
+    code: int
+    out: str
+    err: str
+    output: Path
+
+    @property
+    def answer(self) -> float:
+        """The number that a run without failure wrote."""
+        assert (self.code, self.err) == (0, "")
+        return read_answer(self.output)
+
+    @property
+    def sentence(self) -> str:
+        """The line that the platform shows of a run that failed, as it should have."""
+        assert self.code == 1
+        assert "Traceback (most recent call last)" in self.err
+        assert not self.output.is_dir() or not list(self.output.iterdir())
+        return self.err.rstrip().splitlines()[-1]
+
+
+def run_door(
+    capfd: pytest.CaptureFixture[str], job: Path, output: Path, *options: object
+) -> Outcome:
+    """Score a job through the door, in this process."""
+    capfd.readouterr()
+    arguments = ["--input", job, "--output", output, "--device", "cpu", *options]
+    code = inference.main([str(argument) for argument in arguments])
+    return Outcome(code, *capfd.readouterr(), output)

@@ -3,14 +3,27 @@
 from pathlib import Path
 
 import numpy as np
+import SimpleITK
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from train.pyramid import write_mask_pyramid, write_pyramid
 
-__all__ = ["GLASS", "blobs", "tissue_slide", "write_mask_pyramid", "write_pyramid", "write_striped"]
+__all__ = [
+    "GLASS",
+    "SLIDES",
+    "blobs",
+    "no_warning",
+    "tissue_slide",
+    "write_mask_pyramid",
+    "write_mha",
+    "write_pyramid",
+    "write_striped",
+    "write_tiff",
+]
 
+SLIDES = Path(__file__).parents[2] / "shared" / "data" / "slides"
 GLASS = (243, 241, 244)
 EOSIN = (226, 150, 186)
 HAEMATOXYLIN = (104, 62, 138)
@@ -48,3 +61,31 @@ def write_striped(path: Path, values: NDArray[np.generic]) -> None:
     tifffile.imwrite(
         path, values, photometric="rgb" if values.ndim == 3 else "minisblack", metadata=None
     )
+
+
+def no_warning(text: str) -> None:
+    """Fail on any warning."""
+    raise AssertionError(text)
+
+
+def write_tiff(path: Path, resolution: tuple[float, float] | None, unit: str) -> Path:
+    """Write a small tiled TIFF with any resolution tags."""
+    tifffile.imwrite(
+        path,
+        np.full((64, 64, 3), 240, dtype=np.uint8),
+        tile=(64, 64),
+        photometric="rgb",
+        resolution=resolution,
+        resolutionunit=unit,
+        metadata=None,
+    )
+    return path
+
+
+def write_mha(path: Path, values: NDArray[np.generic], spacing_mm: float | None = None) -> Path:
+    """Write a MetaImage of any pixel type; channels come last."""
+    image = SimpleITK.GetImageFromArray(values, isVector=values.ndim == 3 and values.shape[2] == 3)
+    if spacing_mm is not None:
+        image.SetSpacing([spacing_mm] * image.GetDimension())
+    SimpleITK.WriteImage(image, str(path))
+    return path

@@ -149,7 +149,7 @@ def test_a_listed_image_without_a_file_is_an_error(job: Path, slug: str, folder:
     with pytest.raises(CaseError) as caught:
         read_case(job, CHIMERA, warn=no_warning)
     assert str(caught.value) == (
-        f"{job / PATHS[slug]}: expected one image (.tif or .mha), found none"
+        f"case 3A_001_HE: {job / PATHS[slug]}: expected one image (.tif or .mha), found none"
     )
 
 
@@ -162,7 +162,7 @@ def test_a_required_image_is_needed_with_and_without_inputs_json(tmp_path: Path)
     with pytest.raises(CaseError) as caught:
         read_case(tmp_path, LEOPARD, warn=no_warning)
     assert str(caught.value) == (
-        f"{tmp_path}/images/prostatectomy-wsi: expected the input "
+        f"case {tmp_path.name}: {tmp_path}/images/prostatectomy-wsi: expected the input "
         "prostatectomy-tissue-whole-slide-image, found nothing"
     )
     write_inputs(

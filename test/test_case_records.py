@@ -120,7 +120,7 @@ def test_a_broken_file_is_one_line_that_names_it(
     with pytest.raises(CaseError) as caught:
         read_case(job, CHIMERA, warn=no_warning)
     text = str(caught.value)
-    assert text.startswith(f"{job / name}: expected {message}")
+    assert text.removeprefix("case input: ").startswith(f"{job / name}: expected {message}")
     assert "\n" not in text
 
 
@@ -129,7 +129,9 @@ def test_a_listed_record_without_a_file_is_an_error(job: Path) -> None:
     write_inputs(job, chimera_items())
     with pytest.raises(CaseError) as caught:
         read_case(job, CHIMERA, warn=no_warning)
-    assert str(caught.value) == f"{job / PATHS[RNA]}: expected a JSON file, found no file"
+    assert str(caught.value) == (
+        f"case 3A_001_HE: {job / PATHS[RNA]}: expected a JSON file, found no file"
+    )
 
 
 def test_a_record_that_is_a_folder_is_an_error(tmp_path: Path) -> None:

@@ -7,24 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.errors import CaseError
 from model.patches import PatchSpec, patch_grid, plan_reading, read_patches
 from model.slide import Slide, TissueMask, find_tissue
-from synthetic import blobs, tissue_slide, write_mask_pyramid, write_pyramid
+from synthetic import SLIDES, no_warning, tissue_slide
+from train.pyramid import write_mask_pyramid, write_pyramid
 
-SLIDES = Path(__file__).parents[2] / "shared" / "data" / "slides"
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
 
 WIDTH, HEIGHT = 2000, 1500
 SPEC = PatchSpec(size_px=64, stride_px=64)
-
-
-def no_warning(text: str) -> None:
-    """Fail on any warning."""
-    raise AssertionError(text)
 
 
 def whole(slide: Slide, value: float = 1.0) -> TissueMask:
@@ -171,57 +165,6 @@ class TestGrid:
         coverage[:, 195:] = 1
         with pytest.raises(CaseError, match="found tissue only at the edge, where no patch fits"):
             patch_grid(slide, TissueMask(coverage, downsample=(10.0, 10.0)), SPEC)
-
-
-@pytest.fixture(scope="module")
-def tissue() -> NDArray[np.bool_]:
-    return blobs(WIDTH // 8, HEIGHT // 8, seed=11, size=30)
-
-
-class TestMasks:
-    """The same tissue gives the same grid, however its mask is written."""
-
-    @pytest.mark.parametrize(
-        ("scale", "levels"), [(1, (1,)), (2, (1, 2)), (4, (1, 4)), (8, (1, 8)), (12, (1,))]
-    )
-    def test_resolutions(
-        self,
-        tmp_path: Path,
-        slide: Slide,
-        tissue: NDArray[np.bool_],
-        scale: int,
-        levels: tuple[int, ...],
-    ) -> None:
-        write_mask_pyramid(tmp_path / "plain.tif", tissue, 2.0, downsamples=(1,))
-        enlarged = np.repeat(np.repeat(tissue, scale, axis=0), scale, axis=1)
-        write_mask_pyramid(tmp_path / "mask.tif", enlarged, 2.0 / scale, downsamples=levels)
-        write_mask_pyramid(tmp_path / "rgb.tif", np.stack([enlarged] * 3, axis=-1), 2.0 / scale)
-        grids = [
-            patch_grid(slide, find_tissue(slide, tmp_path / name, warn=no_warning), SPEC)
-            for name in ("plain.tif", "mask.tif", "rgb.tif")
-        ]
-        np.testing.assert_array_equal(grids[1], grids[0])
-        np.testing.assert_array_equal(grids[2], grids[0])
-
-    @pytest.mark.parametrize("dropped", [0.25, 0.5, 0.75])
-    @pytest.mark.parametrize("by", ["pixel", "region"])
-    def test_thinned(
-        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], dropped: float, by: str
-    ) -> None:
-        """The organisers drop parts of the mask at random: patches remain, and no new ones come."""
-        full = patch_grid(slide, self.mask(tmp_path, slide, tissue), SPEC)
-        side = 1 if by == "pixel" else 25
-        rng = np.random.default_rng(7)
-        kept = rng.uniform(size=[n // side + 1 for n in tissue.shape]) >= dropped
-        kept = np.repeat(np.repeat(kept, side, axis=0), side, axis=1)
-        thinned = tissue & kept[: tissue.shape[0], : tissue.shape[1]]
-        coords = patch_grid(slide, self.mask(tmp_path, slide, thinned), SPEC)
-        assert len(coords) >= (1 - dropped) * len(full) / 2
-        assert {tuple(row) for row in coords.tolist()} <= {tuple(row) for row in full.tolist()}
-
-    def mask(self, folder: Path, slide: Slide, tissue: NDArray[np.bool_]) -> TissueMask:
-        write_mask_pyramid(folder / "mask.tif", tissue, 2.0)
-        return find_tissue(slide, folder / "mask.tif", warn=no_warning)
 
 
 class TestRead:

@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CaseError) as caught:
         write_prediction(prediction(), CHIMERA, tmp_path / "output")
     assert str(caught.value) == (
-        f"{tmp_path}/output/likelihood-of-bladder-cancer-recurrence.json: "
+        f"case 3A_001: {tmp_path}/output/likelihood-of-bladder-cancer-recurrence.json: "
         "expected a writable folder, found File exists"
     )
 

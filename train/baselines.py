@@ -148,8 +148,9 @@ class KaplanMeier:
 class RidgeCox:
     """Cox regression (Efron's ties) with a squared penalty, its strength chosen on inner folds.
 
-    The candidates are spreads: the standard deviation that the log hazard has a priori if the p
-    covariates are independent with a variance of 1, so that the penalty is p / (2 spread²) |β|².
+    The p covariates are scaled to a variance of 1. The candidates are spreads: the standard
+    deviation that the log hazard has a priori if they are independent, so that the penalty is
+    p / (2 spread²) |β|².
     """
 
     view: View
@@ -164,8 +165,10 @@ class RidgeCox:
 
     def _path(self, x: FloatArray, cases: Cases) -> FloatArray:
         """Return the coefficients (p, K), a column a spread."""
+        scale = x.std(axis=0)
+        scale[scale == 0] = 1.0
         # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
-        u, s, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+        u, s, axes = np.linalg.svd((x - x.mean(axis=0)) / scale, full_matrices=False)
         kept = s > _RANK_TOLERANCE * s[0]
         turned, outcome = (u * s)[:, kept], _sksurv(cases)
         penalties = [x.shape[1] / spread**2 for spread in self.spreads]
@@ -174,7 +177,7 @@ class RidgeCox:
             for alpha in penalties
         ]
         beta: FloatArray = axes[kept].T @ np.stack([fit.coef_ for fit in fits], axis=1)
-        return beta
+        return beta / scale[:, None]
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,9 @@ def _differences(variant: Variant, mapping: TimeMapping) -> list[str]:
     most = int(counts.argmax())
     found = [
         f"{CURVE}: {counts[most]} of {len(mapping.risks)} training cases share one predicted "
-        f"time, {times[most]:g}; all have {len(times)} different times",
-        f"{CURVE}: no outcome belongs to a training risk, so that survival curve and interval "
-        "are the cohort's, the same for every case",
+        f"time, {times[most]:g} months; they have {len(times)} different ones in all",
+        f"{CURVE}: which outcome belongs to which training risk is not told, so that survival "
+        "curve and interval are the cohort's, the same for every case",
     ]
     if "slide" in variant.modalities:
         found.append(
@@ -126,13 +126,13 @@ def _differences(variant: Variant, mapping: TimeMapping) -> list[str]:
         )
     if "rna" in variant.modalities:
         found.append(
-            "RNA: a missing gene counts as 0, as for the checkpoint; a case that lacks more "
-            f"than {RnaSpec.max_missing:.0%} of the genes is refused, which the checkpoint is not"
+            "RNA: a missing gene counts as 0, as for the checkpoint's own program; unlike there, "
+            f"a case that lacks more than {RnaSpec.max_missing:.0%} of the genes is refused"
         )
     if "clinical" in variant.modalities:
         found.append(
-            "clinical: -1 is a number or a category, as for the checkpoint; what its own program "
-            "fails on (no number, no such key) counts as the training mean, or as no category"
+            "clinical: -1 is a number or a category, as for the checkpoint's own program; where "
+            "that fails (no number, no such key), the training mean or no category is taken"
         )
     return found
 

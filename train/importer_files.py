@@ -226,9 +226,12 @@ def _category(
 def _row(path: Path, content: object, name: str) -> FloatArray:
     """Return an array of the unpickled dict as a row (n,) of finite float64."""
     values = content.get(name) if isinstance(content, Mapping) else None
-    if not isinstance(values, np.ndarray | list) or np.ndim(values) != 1 or len(values) == 0:
-        raise ConfigError(f"{path}: expected a row of numbers {name!r}, found none")
-    row = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(row).all():
-        raise ConfigError(f"{path}: expected finite numbers in {name!r}, found others")
-    return row
+    if (
+        not isinstance(values, np.ndarray)
+        or values.dtype.kind not in "iuf"
+        or values.ndim != 1
+        or not len(values)
+        or not np.isfinite(values).all()
+    ):
+        raise ConfigError(f"{path}: expected a row of finite numbers {name!r}, found none")
+    return values.astype(np.float64)

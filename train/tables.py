@@ -23,8 +23,9 @@ from train.cohort import LabelledCase, check_outcomes
 Source = Literal["survpath", "mmp"]
 Endpoint = Literal["dss", "pfi"]
 
-SCHEMA = ClinicalSchema(numbers=("age",), categories=("sex", "stage"))
+SCHEMA = ClinicalSchema(numbers=("age", "stage"), categories=("sex",))
 
+_STAGES = {"0": 0, "I": 1, "II": 2, "III": 3, "IV": 4}
 _HISTOLOGY_SUFFIXES = ("_HE", "_FFPE")  # the other columns are outcomes and clinical fields
 _DAYS_PER_MONTH = 365.25 / 12
 _MOST_MISSING = 0.2  # of a slide's features; two slides lack those of necrosis, 12 %
@@ -125,7 +126,7 @@ def _survpath(data: Path, study: str, endpoint: Endpoint) -> Any:
             "time": outcome[f"survival_months_{endpoint}"],
             "age": outcome["age"],
             "sex": outcome["is_female"].map({1.0: "female", 0.0: "male"}),
-            "stage": clinical["stage"],
+            "stage": clinical["stage"].map(_STAGES),
             "fold": folds["val_fold"],
         }
     ).loc[folds.index]
@@ -141,7 +142,9 @@ def _mmp(data: Path, study: str, endpoint: Endpoint) -> Any:
             "age": table["age_at_initial_pathologic_diagnosis"],
             "sex": table["sex"].map({"F": "female", "M": "male"}),
             # IIA and IIB are II, as in SurvPath's tables; "[Not Available]" is missing.
-            "stage": table["ajcc_pathologic_tumor_stage"].str.extract(r"^Stage (I{1,3}V?)")[0],
+            "stage": table["ajcc_pathologic_tumor_stage"]
+            .str.extract(r"^Stage (I{1,3}V?)")[0]
+            .map(_STAGES),
             "fold": table["test_fold"],
         }
     )

@@ -1,0 +1,153 @@
+"""Overviews of whole slides, and files that are damaged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from model.errors import CaseError
+from model.pixels import WHOLE_MOST_PX, TiledSource, reduce_whole
+from model.slide import Slide, _mask_pixels
+from synthetic import no_warning, tissue_slide, write_mha, write_striped
+from train.pyramid import write_mask_pyramid, write_pyramid
+
+WIDTH, HEIGHT, MPP = 1200, 900, 0.5
+
+
+@pytest.fixture(scope="module")
+def picture() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    return tissue_slide(WIDTH, HEIGHT, seed=3)
+
+
+@pytest.fixture(scope="module")
+def slide_path(
+    tmp_path_factory: pytest.TempPathFactory, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
+    return path
+
+
+@pytest.fixture
+def slide(slide_path: Path) -> Iterator[Slide]:
+    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
+        yield opened
+
+
+class TestOverview:
+    def test_thumbnail_averages(
+        self, slide: Slide, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+    ) -> None:
+        thumbnail = slide.thumbnail(100)
+        assert thumbnail.values.shape == (75, 100, 3)
+        assert thumbnail.downsample == (12, 12)
+        expected = picture[0].reshape(75, 12, 100, 12, 3).mean(axis=(1, 3))
+        assert np.abs(thumbnail.values - expected).mean() < 2
+
+    def test_thumbnail_is_never_larger_than_the_slide(self, slide: Slide) -> None:
+        assert slide.thumbnail(5000).values.shape == (HEIGHT, WIDTH, 3)
+
+    def test_blocks_of_a_large_level_fit_together(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Blocks that do not divide the level, and a factor that does not divide either."""
+        path = tmp_path / "large.tif"
+        picture, _ = tissue_slide(1000, 700, seed=0)
+        write_pyramid(path, picture, 0.5, downsamples=(1,))
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            whole = slide.thumbnail(150)
+            monkeypatch.setattr("model.pixels.BLOCK_PX", 100)
+            blocks = slide.thumbnail(150)
+        assert whole.values.shape == (100, 143, 3)  # cells of 7 pixels
+        np.testing.assert_array_equal(blocks.values, whole.values)
+
+    def test_holes_without_tiles_are_no_tissue(self, tmp_path: Path) -> None:
+        """OpenSlide hands out absent pixels as transparent, not as 0."""
+        path = tmp_path / "mask.tif"
+        write_mask_pyramid(path, np.ones((70, 50), dtype=bool), 4.0, downsamples=(1,), tile_px=64)
+        source = TiledSource(path)
+        overview = reduce_whole(source, 10, _mask_pixels)
+        source.close()
+        assert overview.values.shape == (10, 8)  # cells of 7 pixels; 50 is 7 cells and a bit
+        assert (overview.values[:, :7] == 255).all()
+        assert (overview.values[:, 7] == round(255 / 7)).all()
+
+
+class TestDamage:
+    def check(self, path: Path, expected: str, found: str) -> None:
+        with pytest.raises(CaseError) as error:
+            Slide.open(path, default_mpp=0.25, warn=no_warning)
+        assert str(error.value).startswith(f"{path}: expected {expected}, found {found}")
+        assert "\n" not in str(error.value)
+
+    def test_absent(self, tmp_path: Path) -> None:
+        self.check(tmp_path / "none.tif", "an image file", "no file")
+
+    def test_empty(self, tmp_path: Path) -> None:
+        path = tmp_path / "empty.tif"
+        path.touch()
+        self.check(path, "an image file", "an empty file")
+
+    def test_without_tiles(self, tmp_path: Path) -> None:
+        path = tmp_path / "striped.tif"
+        write_striped(path, np.zeros((64, 64, 3), dtype=np.uint8))
+        self.check(path, "a slide that OpenSlide reads (a TIFF needs tiles)", "Unsupported")
+
+    @pytest.mark.parametrize("kept", [0.02, 0.3, 0.8, 0.99])
+    def test_truncated(
+        self, tmp_path: Path, slide_path: Path, kept: float, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Wherever it is cut, opening it or reading it whole tells."""
+        path = tmp_path / "cut.tif"
+        content = slide_path.read_bytes()
+        path.write_bytes(content[: int(len(content) * kept)])
+        with (
+            pytest.raises(CaseError, match=r"cut\.tif.*: expected .*, found "),
+            Slide.open(path, default_mpp=0.25, warn=no_warning) as slide,
+        ):
+            slide.thumbnail(WIDTH)
+        assert capfd.readouterr().err == ""
+
+    def test_damage_that_shows_only_when_read(self, tmp_path: Path, slide_path: Path) -> None:
+        path = tmp_path / "scratched.tif"
+        content = bytearray(slide_path.read_bytes())
+        with tifffile.TiffFile(slide_path) as tiff:
+            start, length = (
+                tags[0] for tags in (tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts)
+            )
+        content[start : start + length] = bytes(length)
+        path.write_bytes(content)
+        with (
+            Slide.open(path, default_mpp=None, warn=no_warning) as slide,
+            pytest.raises(CaseError) as error,
+        ):
+            slide.read_region(0, 0, 0, 64, 64)
+        message = f"{path} (level 0, x 0, y 0): expected readable pixels, found "
+        assert str(error.value).startswith(message)
+
+    @pytest.mark.parametrize(
+        ("kept", "expected", "found"),
+        [
+            (10, "an image that SimpleITK reads", "a foreign file"),
+            (400, "all of the image", "a damaged file"),
+        ],
+    )
+    def test_truncated_mha(self, tmp_path: Path, kept: int, expected: str, found: str) -> None:
+        path = write_mha(tmp_path / "slide.mha", np.full((30, 40, 3), 200, dtype=np.uint8))
+        path.write_bytes(path.read_bytes()[:kept])
+        self.check(path, expected, found)
+
+    def test_mha_of_another_kind(self, tmp_path: Path) -> None:
+        path = write_mha(tmp_path / "mri.mha", np.zeros((30, 40), dtype=np.int16))
+        self.check(path, "8-bit grey or RGB", "int16 with 1 channels")
+        path = write_mha(tmp_path / "ct.mha", np.zeros((5, 30, 40), dtype=np.uint8))
+        self.check(path, "one plane", "size (40, 30, 5)")
+
+    def test_too_large_without_tiles(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write_mha(tmp_path / "slide.mha", np.zeros((30, 40), dtype=np.uint8))
+        assert WHOLE_MOST_PX > 16_000**2
+        monkeypatch.setattr("model.pixels.WHOLE_MOST_PX", 1000)
+        self.check(path, "tiles, or at most 1000 pixels", "1200 pixels without tiles")

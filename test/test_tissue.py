@@ -1,0 +1,106 @@
+"""Tissue found by its colour."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.slide import Slide, TissueMask, find_tissue
+from model.tissue import box_blur, otsu_threshold, tissue_pixels
+from synthetic import GLASS, SLIDES, blobs, no_warning, tissue_slide
+from train.pyramid import write_pyramid
+
+WIDTH, HEIGHT, MPP = 1200, 900, 0.5
+real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
+
+
+@pytest.fixture(scope="module")
+def picture() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    return tissue_slide(WIDTH, HEIGHT, seed=3)
+
+
+@pytest.fixture(scope="module")
+def slide_path(
+    tmp_path_factory: pytest.TempPathFactory, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
+    return path
+
+
+@pytest.fixture
+def slide(slide_path: Path) -> Iterator[Slide]:
+    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
+        yield opened
+
+
+class TestDetect:
+    def test_finds_the_tissue(
+        self, slide: Slide, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
+    ) -> None:
+        mask = find_tissue(slide, None, warn=no_warning)
+        assert not mask.is_empty
+        rows, columns = np.indices(mask.coverage.shape)
+        along_x, along_y = mask.downsample
+        y = ((rows + 0.5) * along_y).astype(int).clip(0, HEIGHT - 1)
+        x = ((columns + 0.5) * along_x).astype(int).clip(0, WIDTH - 1)
+        truth = picture[1][y, x]
+        found = mask.coverage > 0
+        assert (found & truth).sum() / (found | truth).sum() > 0.93
+
+    def test_blank_slide(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        glass = np.clip(GLASS + rng.normal(0, 3, (600, 800, 3)), 0, 255).astype(np.uint8)
+        write_pyramid(tmp_path / "blank.tif", glass, 0.5)
+        with Slide.open(tmp_path / "blank.tif", default_mpp=None, warn=no_warning) as slide:
+            assert TissueMask.detect(slide).is_empty
+
+    def test_slide_full_of_tissue(self) -> None:
+        """Otsu alone would keep the darker half."""
+        picture, _ = tissue_slide(300, 300, seed=0)
+        nuclei = blobs(300, 300, seed=5, size=30)
+        picture[:] = np.where(nuclei[..., None], (104, 62, 138), (226, 150, 186))
+        assert tissue_pixels(picture).all()
+
+    def test_grey_dirt_is_not_tissue(self) -> None:
+        picture = np.full((100, 100, 3), GLASS, dtype=np.uint8)
+        picture[20:40, 20:40] = 30
+        assert not tissue_pixels(picture).any()
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_otsu_against_trying_all(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        means, sizes = rng.integers(20, 235, 2), rng.integers(50, 500, 2)
+        parts = [rng.normal(mean, 15, size) for mean, size in zip(means, sizes, strict=True)]
+        values = np.concatenate(parts).clip(0, 255).astype(np.uint8)
+
+        def within(threshold: int) -> float:
+            low, high = values[values <= threshold], values[values > threshold]
+            return sum(part.var() * part.size for part in (low, high) if part.size)
+
+        best = min(within(threshold) for threshold in range(256))
+        assert within(otsu_threshold(values)) == pytest.approx(best)
+
+    def test_otsu_of_one_value(self) -> None:
+        assert otsu_threshold(np.full((5, 5), 77, dtype=np.uint8)) == 0
+
+    def test_blur_against_counting(self) -> None:
+        values = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
+        padded = np.pad(values.astype(float), 2, mode="edge")
+        expected = [[padded[y : y + 5, x : x + 5].mean() for x in range(14)] for y in range(9)]
+        np.testing.assert_allclose(box_blur(values, 2), expected, atol=0.5)
+
+
+@real
+class TestRealFiles:
+    def test_detected_tissue_agrees_with_the_derived_mask(self) -> None:
+        path = SLIDES / "CMU-1-Small-Region.derived-pyramid.tif"
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            mask_path = SLIDES / "CMU-1-Small-Region.derived-mask.tif"
+            supplied = find_tissue(slide, mask_path, warn=no_warning)
+            detected = find_tissue(slide, None, warn=no_warning)
+        squares = np.indices((20, 15)).reshape(2, -1).T[:, ::-1] * 140
+        difference = supplied.fraction(squares, 140) - detected.fraction(squares, 140)
+        assert np.abs(difference).mean() < 0.05
