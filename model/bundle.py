@@ -161,13 +161,7 @@ class Bundle:
         for index, member in enumerate(self.members):
             for name, tensor in member.tensors().items():
                 tensors[f"member.{index}.{name}"] = tensor
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
-            save_file(tensors, part, metadata={"manifest": self.manifest.model_dump_json()})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(path, tensors, {"manifest": self.manifest.model_dump_json()})
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -197,6 +191,19 @@ class Bundle:
             found = f"no {found}" if isinstance(error, KeyError) else found
             raise BundleError(f"{path}: expected the manifest's tensors, found {found}") from error
         return cls(manifest, members, mapping)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, part, metadata=metadata)
+        # safetensors lets only the owner read, and the container runs as somebody else.
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> Manifest:

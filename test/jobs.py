@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job_files import CLINICAL, MASK, MASK_UUID, PATHS, RNA, SLIDE, SLIDE_UUID, socket_item
-from job_files import write_inputs as write_inputs
-from job_files import write_json as write_json
+from job_files import (
+    CLINICAL,
+    MASK,
+    MASK_UUID,
+    PATHS,
+    RNA,
+    SLIDE,
+    SLIDE_UUID,
+    socket_item,
+    write_inputs,
+    write_json,
+)
 from numpy.typing import NDArray
-from synthetic import GLASS, tissue_slide, write_mask_pyramid, write_pyramid
 
 import inference
+from synthetic import GLASS, tissue_slide, write_mask_pyramid, write_pyramid
 from train.simulate_records import clinical_record, rna_record
 
 ANSWER = "likelihood-of-bladder-cancer-recurrence.json"

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import (
-    ANSWER,
-    Outcome,
-    read_answer,
-    record_contents,
-    run_door,
+from job_files import (
+    CLINICAL,
+    MASK,
+    PATHS,
+    PRESETS,
+    RNA,
+    SLIDE,
+    SLIDE_UUID,
+    socket_item,
     write_inputs,
-    write_job,
 )
-from job_files import CLINICAL, MASK, PATHS, PRESETS, RNA, SLIDE, SLIDE_UUID, socket_item
+from jobs import ANSWER, Outcome, read_answer, record_contents, run_door, write_job
 from small_bundles import build_bundle
 
 import inference
@@ -290,7 +292,7 @@ def test_progress_is_a_line_now_and_then_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(inference.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("inference.time.monotonic", lambda: now[0])
     show = inference.progress_printer("patches")
     for done in range(1, 31):
         now[0] += 1

@@ -24,10 +24,10 @@ from job_files import (
 )
 from jobs import run_door, write_glass, write_job, write_pixel
 from small_bundles import PANEL, build_bundle
-from synthetic import write_mask_pyramid, write_striped
 
 import inference
 from model.bundle import Bundle
+from synthetic import write_mask_pyramid, write_striped
 
 
 @dataclass
@@ -290,7 +290,6 @@ def test_a_fault_is_one_sentence_that_says_what_to_do(
     output = folder / "output"
     outcome = run_door(capfd, scene.job, output, "--bundle", scene.bundle)
     sentence = outcome.sentence.replace(str(folder), "")
-    print("SENTENCE", fault.__name__, sentence)
     where, expected, found = TABLE[fault]
     assert re.search(f"^{re.escape(where)}.*?: expected {expected}.*, found {found}", sentence), (
         sentence

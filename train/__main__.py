@@ -46,6 +46,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(
         run=lambda o: commands.evaluate(o.bundle, o.cohort, o.output, device=o.device)
     )
+
+    import_ = commands_.add_parser("import", help="turn a trained second-place model into a bundle")
+    import_.add_argument("checkpoint", type=Path, help="the folder of its four files")
+    import_.add_argument("--output", type=Path, required=True)
+    import_.add_argument(
+        "--trust-pickle", action="store_true", help="unpickle its files: they can run any code"
+    )
+    import_.set_defaults(
+        run=lambda o: commands.import_(o.checkpoint, o.output, trust_pickle=o.trust_pickle)
+    )
     return parser
 
 

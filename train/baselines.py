@@ -36,15 +36,6 @@ Score = Callable[[Cases], FloatArray]
 """Cases → risks (n,), higher = earlier event."""
 
 _INNER_FOLDS = 4
-_RANK_TOLERANCE = 1e-9
-
-
-class View(Protocol):
-    """Records as covariates."""
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit the transform on training cases."""
-        ...
 
 
 class Baseline(Protocol):
@@ -53,86 +44,6 @@ class Baseline(Protocol):
     def fit(self, cases: Cases) -> Score:
         """Fit the model on training cases."""
         ...
-
-
-# -- views ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Clinical:
-    """The clinical record: standardised numbers, one-hot categories."""
-
-    schema: ClinicalSchema
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit the columns on the training cases that have a record."""
-        records = [case.case.clinical for case in cases if case.case.clinical is not None]
-        spec = ClinicalSpec.fit(records, self.schema)
-        return partial(
-            _rows, lambda case: _applied(spec, case.case.clinical), width=len(spec.columns)
-        )
-
-
-@dataclass(frozen=True)
-class Genes:
-    """Standardised expression, of the genes that vary most where `top_variance` says how many."""
-
-    scale: Scale = "log"
-    top_variance: int | None = None
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit the genes' means and standard deviations on the training cases that have RNA."""
-        records = [case.case.rna for case in cases if case.case.rna is not None]
-        spec = RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
-        return partial(_rows, lambda case: _applied(spec, case.case.rna), width=len(spec.genes))
-
-
-@dataclass(frozen=True)
-class Histology:
-    """Standardised histology features, averaged over a patient's slides."""
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit the features' means and standard deviations on the training slides."""
-        spec = fit_histology(cases)
-
-        def average(case: LabelledCase) -> Vector | None:
-            bag = histology_bag(case, spec, warn=_silent)
-            return None if bag is None else bag.mean(axis=0)
-
-        return partial(_rows, average, width=len(spec.genes))
-
-
-@dataclass(frozen=True)
-class Components:
-    """The first principal components of another view, each scaled to a variance of 1."""
-
-    view: View
-    count: int = 20
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit the components on the training cases."""
-        columns = self.view.fit(cases)
-        x = columns(cases)
-        centre = x.mean(axis=0)
-        _, spread, axes = np.linalg.svd(x - centre, full_matrices=False)
-        kept = min(self.count, int((spread > _RANK_TOLERANCE * spread[0]).sum()))
-        basis = axes[:kept].T * (np.sqrt(len(x)) / spread[:kept])  # (p, kept)
-        return lambda others: (columns(others) - centre) @ basis
-
-
-@dataclass(frozen=True)
-class Together:
-    """Views side by side."""
-
-    views: tuple[View, ...]
-
-    def fit(self, cases: Cases) -> Columns:
-        """Fit each view."""
-        parts = [view.fit(cases) for view in self.views]
-        return lambda others: np.hstack([columns(others) for columns in parts])
-
-
-# -- models --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,7 +80,7 @@ class RidgeCox:
         scale[scale == 0] = 1.0
         # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
         u, s, axes = np.linalg.svd((x - x.mean(axis=0)) / scale, full_matrices=False)
-        kept = s > _RANK_TOLERANCE * s[0]
+        kept = s > RANK_TOLERANCE * s[0]
         turned, outcome = (u * s)[:, kept], _sksurv(cases)
         penalties = [x.shape[1] / spread**2 for spread in self.spreads]
         fits = [
@@ -177,7 +88,8 @@ class RidgeCox:
             for alpha in penalties
         ]
         beta: FloatArray = axes[kept].T @ np.stack([fit.coef_ for fit in fits], axis=1)
-        return beta / scale[:, None]
+        beta /= scale[:, None]
+        return beta
 
 
 @dataclass(frozen=True)
@@ -306,23 +218,3 @@ def _sksurv(cases: Cases) -> npt.NDArray[np.void]:
     seen = outcomes(cases)
     outcome: npt.NDArray[np.void] = Surv.from_arrays(seen.event, seen.time)
     return outcome
-
-
-def _applied(spec: ClinicalSpec | RnaSpec, record: Record | None) -> Vector | None:
-    return None if record is None else spec.apply(record, warn=_silent)
-
-
-def _rows(
-    vector_of: Callable[[LabelledCase], Vector | None], cases: Cases, *, width: int
-) -> FloatArray:
-    """Return one row a case (n, width), zeros where it has none."""
-    rows = np.zeros((len(cases), width))
-    for row, case in zip(rows, cases, strict=True):
-        vector = vector_of(case)
-        if vector is not None:
-            row[:] = vector
-    return rows
-
-
-def _silent(_: str) -> None:
-    """Drop a warning: the fusion beside the baselines gives it for the same record."""

@@ -28,6 +28,7 @@ from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of
 from train.dataset import Bags
 from train.embed import embed_cohort
 from train.estimate import estimate
+from train.importer import import_checkpoint
 from train.metrics import harrell_c
 from train.simulate import SimulateConfig, simulate_cohort
 
@@ -114,6 +115,12 @@ def evaluate(path: Path, root: Path, output: Path | None, *, device: str) -> Non
     if output is not None:
         _write_csv(output, rows)
         say(f"wrote {output}")
+
+
+def import_(checkpoint: Path, output: Path, *, trust_pickle: bool) -> None:
+    """Turn a trained model of the public second-place repository into a bundle."""
+    path = import_checkpoint(checkpoint, trust_pickle=trust_pickle, warn=warn, output=output)
+    say(f"wrote {path}")
 
 
 def say(text: str) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member
+from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member, write_tensors
 from model.errors import Warn
 from model.interface import Interface
 from train import ranks
@@ -193,9 +192,7 @@ def _write_result(path: Path, result: FoldResult) -> None:
         "test": torch.from_numpy(result.test),
         "risk": torch.from_numpy(result.risk),
     }
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"result": json.dumps(header)})
-    part.replace(path)
+    write_tensors(path, tensors, {"result": json.dumps(header)})
 
 
 def _read_result(path: Path, config: TrainConfig) -> FoldResult:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from model.batch import Bag
+from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
 from model.errors import ConfigError, Warn
@@ -50,14 +50,12 @@ def bag_path(directory: Path, case_id: str) -> Path:
 
 def write_bag(path: Path, bag: Bag, encoder: EncoderSpec, patches: PatchSpec) -> None:
     """Write a bag under a temporary name, then rename it."""
-    part = path.with_name(path.name + ".part")
     tensors = {
         "embeddings": bag.embeddings,
         "coords": bag.coords,
         "slide_index": bag.slide_index,
     }
-    save_file(tensors, part, metadata={"stamp": _stamp(encoder, patches)})
-    part.replace(path)
+    write_tensors(path, tensors, {"stamp": _stamp(encoder, patches)})
 
 
 def read_bag(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> Bag:

@@ -19,7 +19,7 @@ from train.cohort import LabelledCase, outcomes
 from train.cohort_table import CohortColumn, describe_cohort
 from train.crossval import FoldResult, Run, out_of_fold_risk
 from train.embed import bag_path
-from train.estimate import Estimate, NotComputableError, Outcome, Unavailable, estimate
+from train.estimate import NotComputableError, Outcome, Unavailable, estimate
 from train.evaluation import RESAMPLES, Row, Value, evaluate_parts, evaluate_risks
 from train.figures import calibration_figure, forest_figure, km_figure, learning_figure
 from train.forecast import (
@@ -68,6 +68,7 @@ class Report:
     calibration: list[CalibrationPoint]
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    resamples: int
     notes: list[str]
     figures: dict[str, str]
 
@@ -127,6 +128,7 @@ def training_report(
         calibration=points,
         settings=_flatten(run.config.model_dump(mode="json")),
         provenance=dict(provenance),
+        resamples=resamples,
         notes=list(dict.fromkeys(notes)),
         figures=_forecast_figures(forecast, outcome, at, points, unit)
         | {
@@ -169,6 +171,7 @@ def validation_report(
         calibration=points,
         settings=_flatten({"fusion": bundle.manifest.fusion, "settings": bundle.manifest.settings}),
         provenance={k: v for k, v in bundle.manifest.provenance.items() if isinstance(v, str)},
+        resamples=resamples,
         notes=list(notes),
         figures=_forecast_figures(forecast, outcome, at, points, unit),
     )

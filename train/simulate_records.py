@@ -13,201 +13,69 @@ GENES = Path(__file__).with_name("genes.txt")
 RNA_FLOOR = 3.69463296517318
 """What CHIMERA's logarithmic RNA files hold for a gene without any read."""
 
-CELL_CYCLE = [
-    "ANLN",
-    "ASPM",
-    "AURKA",
-    "AURKB",
-    "BUB1",
-    "BUB1B",
-    "CCNA2",
-    "CCNB1",
-    "CCNB2",
-    "CDC20",
-    "CDC6",
-    "CDCA8",
-    "CDK1",
-    "CENPA",
-    "CENPF",
-    "DLGAP5",
-    "E2F1",
-    "ECT2",
-    "FOXM1",
-    "GTSE1",
-    "HMMR",
-    "KIF11",
-    "KIF20A",
-    "KIF23",
-    "KIF2C",
-    "MAD2L1",
-    "MCM2",
-    "MELK",
-    "MKI67",
-    "NCAPG",
-    "NDC80",
-    "NEK2",
-    "NUF2",
-    "NUSAP1",
-    "PBK",
-    "PCNA",
-    "PLK1",
-    "PRC1",
-    "TOP2A",
-    "TPX2",
-    "TTK",
-]
-LUMINAL = [
-    "BHMT",
-    "CYP2J2",
-    "CYP4B1",
-    "ELF3",
-    "ERBB2",
-    "ERBB3",
-    "FABP4",
-    "FGFR3",
-    "FOXA1",
-    "GATA3",
-    "GPD1L",
-    "GRHL3",
-    "HMGCS2",
-    "KRT18",
-    "KRT19",
-    "KRT20",
-    "KRT7",
-    "KRT8",
-    "PPARG",
-    "PSCA",
-    "SNX31",
-    "SPINK1",
-    "TBX2",
-    "TBX3",
-    "TMPRSS2",
-    "TRIM24",
-    "UPK1A",
-    "UPK1B",
-    "UPK2",
-    "UPK3A",
-    "VGLL1",
-    "XBP1",
-]
-IMMUNE = [
-    "CCL4",
-    "CCL5",
-    "CD2",
-    "CD247",
-    "CD27",
-    "CD3D",
-    "CD3E",
-    "CD3G",
-    "CD48",
-    "CD52",
-    "CD53",
-    "CD69",
-    "CD8A",
-    "CD8B",
-    "CTLA4",
-    "CXCL10",
-    "CXCL9",
-    "CXCR3",
-    "CXCR6",
-    "GZMA",
-    "GZMB",
-    "GZMH",
-    "GZMK",
-    "ICOS",
-    "IDO1",
-    "IFNG",
-    "IL2RB",
-    "IL2RG",
-    "IRF1",
-    "KLRD1",
-    "LAG3",
-    "NKG7",
-    "PDCD1",
-    "PRF1",
-    "STAT1",
-    "TAP1",
-    "TIGIT",
-]
-STROMA = [
-    "ACTA2",
-    "BGN",
-    "CDH11",
-    "CDH2",
-    "CNN1",
-    "COL10A1",
-    "COL11A1",
-    "COL1A1",
-    "COL1A2",
-    "COL3A1",
-    "COL5A1",
-    "COL5A2",
-    "COL6A1",
-    "COL6A3",
-    "DCN",
-    "FAP",
-    "FBLN1",
-    "FBN1",
-    "FN1",
-    "LUM",
-    "MMP11",
-    "MMP2",
-    "MYH11",
-    "MYL9",
-    "PDGFRB",
-    "POSTN",
-    "SNAI2",
-    "SPARC",
-    "TAGLN",
-    "THY1",
-    "TIMP2",
-    "TWIST1",
-    "VIM",
-    "ZEB1",
-    "ZEB2",
-]
-BASAL = [
-    "CD44",
-    "CDH3",
-    "COL17A1",
-    "COL7A1",
-    "DSC2",
-    "DSC3",
-    "DSG2",
-    "DSG3",
-    "EGFR",
-    "ITGA6",
-    "ITGB4",
-    "IVL",
-    "KRT14",
-    "KRT16",
-    "KRT17",
-    "KRT5",
-    "KRT6A",
-    "KRT6B",
-    "KRT6C",
-    "LAMA3",
-    "LAMB3",
-    "LAMC2",
-    "PI3",
-    "PKP1",
-    "S100A2",
-    "S100A7",
-    "S100A8",
-    "S100A9",
-    "SERPINB3",
-    "SERPINB4",
-    "SPRR1B",
-    "SPRR2A",
-    "TGM1",
-    "TP63",
-]
 
-PROGRAMS = ((CELL_CYCLE, 0, 1), (LUMINAL, 0, -1), (IMMUNE, 1, 1), (STROMA, 1, -1), (BASAL, 2, 1))
-"""Genes that move together: symbols, the factor that moves them, its sign.
+@dataclass(frozen=True)
+class Program:
+    """Genes that move together.
 
-Factors 0 and 1 are the RNA latents; factor 2 has no bearing on the outcome.
-"""
+    Attributes:
+        factor: What moves them: 0 or 1 is an RNA latent, 2 has no bearing on the outcome.
+        sign: 1 or -1, up or down with the factor.
+        symbols: The genes, parted by blanks.
+    """
+
+    factor: int
+    sign: int
+    symbols: str
+
+
+PROGRAMS = {
+    "cell cycle": Program(
+        0,
+        1,
+        """
+        ANLN ASPM AURKA AURKB BUB1 BUB1B CCNA2 CCNB1 CCNB2 CDC20 CDC6 CDCA8 CDK1 CENPA
+        CENPF DLGAP5 E2F1 ECT2 FOXM1 GTSE1 HMMR KIF11 KIF20A KIF23 KIF2C MAD2L1 MCM2
+        MELK MKI67 NCAPG NDC80 NEK2 NUF2 NUSAP1 PBK PCNA PLK1 PRC1 TOP2A TPX2 TTK
+        """,
+    ),
+    "luminal": Program(
+        0,
+        -1,
+        """
+        BHMT CYP2J2 CYP4B1 ELF3 ERBB2 ERBB3 FABP4 FGFR3 FOXA1 GATA3 GPD1L GRHL3 HMGCS2
+        KRT18 KRT19 KRT20 KRT7 KRT8 PPARG PSCA SNX31 SPINK1 TBX2 TBX3 TMPRSS2 TRIM24
+        UPK1A UPK1B UPK2 UPK3A VGLL1 XBP1
+        """,
+    ),
+    "immune": Program(
+        1,
+        1,
+        """
+        CCL4 CCL5 CD2 CD247 CD27 CD3D CD3E CD3G CD48 CD52 CD53 CD69 CD8A CD8B CTLA4
+        CXCL10 CXCL9 CXCR3 CXCR6 GZMA GZMB GZMH GZMK ICOS IDO1 IFNG IL2RB IL2RG IRF1
+        KLRD1 LAG3 NKG7 PDCD1 PRF1 STAT1 TAP1 TIGIT
+        """,
+    ),
+    "stroma": Program(
+        1,
+        -1,
+        """
+        ACTA2 BGN CDH11 CDH2 CNN1 COL10A1 COL11A1 COL1A1 COL1A2 COL3A1 COL5A1 COL5A2
+        COL6A1 COL6A3 DCN FAP FBLN1 FBN1 FN1 LUM MMP11 MMP2 MYH11 MYL9 PDGFRB POSTN
+        SNAI2 SPARC TAGLN THY1 TIMP2 TWIST1 VIM ZEB1 ZEB2
+        """,
+    ),
+    "basal": Program(
+        2,
+        1,
+        """
+        CD44 CDH3 COL17A1 COL7A1 DSC2 DSC3 DSG2 DSG3 EGFR ITGA6 ITGB4 IVL KRT14 KRT16
+        KRT17 KRT5 KRT6A KRT6B KRT6C LAMA3 LAMB3 LAMC2 PI3 PKP1 S100A2 S100A7 S100A8
+        S100A9 SERPINB3 SERPINB4 SPRR1B SPRR2A TGM1 TP63
+        """,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -236,9 +104,9 @@ def gene_panel() -> Panel:
     level = rng.normal(8.5, 1.8, len(genes))
     protocol = rng.normal(0, 1, len(genes))
     loading = rng.normal(0, 0.3, (len(genes), 3))
-    for symbols, factor, sign in PROGRAMS:
-        rows = [row[gene] for gene in symbols]
-        loading[rows, factor] = sign * rng.uniform(0.6, 1.2, len(rows))
+    for program in PROGRAMS.values():
+        rows = [row[gene] for gene in program.symbols.split()]
+        loading[rows, program.factor] = program.sign * rng.uniform(0.6, 1.2, len(rows))
     return Panel(genes, level, loading, protocol)
 
 

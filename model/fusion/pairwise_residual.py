@@ -1,7 +1,7 @@
 """ABMIL_Surv_PG_Res: the pairs' interactions beside the modalities' own vectors.
 
-Source: "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinear Fusion"; the
-class is not in the public repository, so its head is rebuilt from the paper's text.
+Source: "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinear Fusion". The paper
+joins the vectors as they are; its public repository first narrows them to 128 by Linear and ReLU.
 """
 
 import torch

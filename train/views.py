@@ -1,0 +1,131 @@
+"""Records as covariates: what the baselines see of a case.
+
+A `View` is fitted on training cases alone; the `Columns` it returns read any cases.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model.case import Record
+from model.clinical import ClinicalSpec
+from model.interface import ClinicalSchema
+from model.rna import RnaSpec, Scale
+from train.cohort import LabelledCase
+from train.tables import fit_histology, histology_bag
+
+FloatArray = npt.NDArray[np.float64]
+Vector = npt.NDArray[np.float32]
+Cases = Sequence[LabelledCase]
+
+Columns = Callable[[Cases], FloatArray]
+"""Cases → covariates (n, p); a case without the modality gets zeros, the training mean."""
+
+RANK_TOLERANCE = 1e-9
+"""Axes with a smaller share of the largest singular value are noise of the arithmetic."""
+
+
+class View(Protocol):
+    """Records as covariates."""
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the transform on training cases."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """The clinical record: standardised numbers, one-hot categories."""
+
+    schema: ClinicalSchema
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the columns on the training cases that have a record."""
+        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        spec = ClinicalSpec.fit(records, self.schema)
+        return partial(
+            _rows, lambda case: _applied(spec, case.case.clinical), width=len(spec.columns)
+        )
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Standardised expression, of the genes that vary most where `top_variance` says how many."""
+
+    scale: Scale = "log"
+    top_variance: int | None = None
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the genes' means and standard deviations on the training cases that have RNA."""
+        records = [case.case.rna for case in cases if case.case.rna is not None]
+        spec = RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
+        return partial(_rows, lambda case: _applied(spec, case.case.rna), width=len(spec.genes))
+
+
+@dataclass(frozen=True)
+class Histology:
+    """Standardised histology features, averaged over a patient's slides."""
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the features' means and standard deviations on the training slides."""
+        spec = fit_histology(cases)
+
+        def average(case: LabelledCase) -> Vector | None:
+            bag = histology_bag(case, spec, warn=_silent)
+            return None if bag is None else bag.mean(axis=0)
+
+        return partial(_rows, average, width=len(spec.genes))
+
+
+@dataclass(frozen=True)
+class Components:
+    """The first principal components of another view, each scaled to a variance of 1."""
+
+    view: View
+    count: int = 20
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the components on the training cases."""
+        columns = self.view.fit(cases)
+        x = columns(cases)
+        centre = x.mean(axis=0)
+        _, spread, axes = np.linalg.svd(x - centre, full_matrices=False)
+        kept = min(self.count, int((spread > RANK_TOLERANCE * spread[0]).sum()))
+        basis = axes[:kept].T * (np.sqrt(len(x)) / spread[:kept])  # (p, kept)
+        return lambda others: (columns(others) - centre) @ basis
+
+
+@dataclass(frozen=True)
+class Together:
+    """Views side by side."""
+
+    views: tuple[View, ...]
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit each view."""
+        parts = [view.fit(cases) for view in self.views]
+        return lambda others: np.hstack([columns(others) for columns in parts])
+
+
+def _applied(spec: ClinicalSpec | RnaSpec, record: Record | None) -> Vector | None:
+    return None if record is None else spec.apply(record, warn=_silent)
+
+
+def _rows(
+    vector_of: Callable[[LabelledCase], Vector | None], cases: Cases, *, width: int
+) -> FloatArray:
+    """Return one row a case (n, width), zeros where it has none."""
+    rows = np.zeros((len(cases), width))
+    for row, case in zip(rows, cases, strict=True):
+        vector = vector_of(case)
+        if vector is not None:
+            row[:] = vector
+    return rows
+
+
+def _silent(_: str) -> None:
+    """Drop a warning: the fusion beside the baselines gives it for the same record."""
