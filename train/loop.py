@@ -56,7 +56,7 @@ def train_fusion(
     """
     config, checkpoint = plan.config, plan.checkpoint
     optimiser = torch.optim.AdamW(
-        fusion.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        fusion.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     objective = Objective.fit(fold, config)
     log = _resume(checkpoint, fusion, optimiser)
