@@ -12,6 +12,7 @@ from model.fusion import read_settings
 from model.patches import PatchSpec
 from model.rna import Scale
 from model.survival import MappingKind
+from train.rows import SUFFIXES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,19 +22,30 @@ class _Part(BaseModel):
 
 
 class CohortConfig(_Part):
-    """Where the cases lie: a folder in the CHIMERA download's layout.
+    """Where the cases lie.
 
-    `bags` is where embeddings are kept; beside the data when None.
+    Attributes:
+        root: A folder in the CHIMERA download's layout, or a manifest (CSV, Parquet).
+        rna_table: Expression of a manifest's cases, where they have no file each: a column a gene.
+        clinical_table: Likewise their clinical records: a column a field.
+        time_unit: Of the times; the interface's own when None.
+        bags: Where embeddings are kept; beside the data when None.
+        foreign_bags: Embeddings by another program, taken in place of the slides.
     """
 
     root: Path
     interface: str = "chimera_task3"
+    rna_table: Path | None = None
+    clinical_table: Path | None = None
+    time_unit: Literal["days", "months", "years"] | None = None
     bags: Path | None = None
+    foreign_bags: Path | None = None
 
     @property
     def bag_dir(self) -> Path:
         """The folder of the bags."""
-        return self.bags if self.bags is not None else self.root / "bags"
+        beside = self.root.parent if self.root.suffix.lower() in SUFFIXES else self.root
+        return self.bags if self.bags is not None else beside / "bags"
 
 
 class EncoderConfig(_Part):
@@ -87,7 +99,7 @@ class FitConfig(_Part):
     schedule: Literal["constant", "cosine"] = "cosine"
     clip_norm: float = Field(default=1.0, gt=0)
     batch_cases: int | None = Field(default=None, ge=16)
-    chunk_patches: int = Field(default=16384, gt=0)
+    chunk_patches: int = Field(default=45056, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)
     loss: Literal["cox", "nll"] = "cox"
@@ -102,10 +114,26 @@ class FitConfig(_Part):
 
 
 class FoldsConfig(_Part):
-    """Repeated stratified k-fold over patients."""
+    """The outer folds; a patient is never in two.
 
+    Attributes:
+        split: "stratified" by event and centre, "file" for published folds, "centre" to leave
+            one centre out at a time.
+        k: Number of stratified folds.
+        file: CSV or Parquet with the columns case_id and fold.
+        repeats: How often everything is done, with new seeds and new stratified folds.
+    """
+
+    split: Literal["stratified", "file", "centre"] = "stratified"
     k: int = Field(default=5, ge=2)
+    file: Path | None = None
     repeats: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _file_is_read(self) -> "FoldsConfig":
+        if (self.split == "file") != (self.file is not None):
+            raise ValueError('split = "file" and file = PATH go together')
+        return self
 
 
 class TrainConfig(_Part):
@@ -130,6 +158,11 @@ class TrainConfig(_Part):
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a training run's TOML; as `read_toml`."""
+    return read_toml(TrainConfig, path, overrides)
+
+
+def read_toml(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
     """Read a TOML and apply `section.key=value` overrides (values in TOML's syntax).
 
     Raises:
@@ -141,7 +174,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{path}: expected a readable TOML, found: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected valid TOML, found: {error}") from error
-    return validate(TrainConfig, content, overrides, source=str(path))
+    return validate(kind, content, overrides, source=str(path))
 
 
 def validate(

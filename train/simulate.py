@@ -111,8 +111,8 @@ def simulate_latents(
         sigma: Standard deviation of eta.
         censored: Share of cases without an observed event.
 
-    Source: the interaction process of our own survival notes; times by inversion of a Weibull
-    hazard, Bender et al., Statistics in Medicine 2005, table II.
+    Source: for the times, inversion of a Weibull hazard: Bender, Augustin and Blettner,
+    Statistics in Medicine 2005, table II.
     """
     rng = np.random.default_rng(seed)
     h, r, c = (rng.normal(size=(n, dim)) for dim in dims)

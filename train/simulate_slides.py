@@ -68,21 +68,23 @@ def write_slide(
 ) -> None:
     """Write `<stem>.tif` and its mask `<stem>_mask.tif`.
 
-    The slide is drawn once at 1 µm a pixel; finer levels interpolate it, coarser ones average
-    it. So level 0 is smooth, as if out of focus, and a case takes well under a second.
+    The slide is drawn once at 1 µm a pixel, in well under a second; finer levels interpolate
+    it, coarser ones average it. So level 0 looks as if out of focus.
     """
     picture, cover = render(histology, look.width_um, look.stain, rng)
     image = Image.fromarray(picture)
-    width_px = round(look.width_um / look.mpp)
+    width_px = int(look.width_um / look.mpp)
 
     def paint(x: int, y: int, side_px: int, downsample: int) -> Picture:
         um = look.mpp * downsample
         right, bottom = (min(start + side_px, width_px // downsample) for start in (x, y))
-        kernel = Image.Resampling.BILINEAR if um < 1 else Image.Resampling.BOX
-        box = (x * um, y * um, right * um, bottom * um)
-        left_um, top_um, right_um, bottom_um = (round(edge) for edge in box)
-        if not cover[top_um:bottom_um, left_um:right_um].any():
+        left_um, top_um, right_um, bottom_um = (
+            min(edge * um, float(look.width_um)) for edge in (x, y, right, bottom)
+        )
+        if not cover[int(top_um) : round(bottom_um), int(left_um) : round(right_um)].any():
             return np.full((bottom - y, right - x, 3), GLASS, dtype=np.uint8)
+        kernel = Image.Resampling.BILINEAR if um < 1 else Image.Resampling.BOX
+        box = (left_um, top_um, right_um, bottom_um)
         return np.asarray(image.resize((right - x, bottom - y), kernel, box=box))
 
     write_pyramid(path, Painting(width_px, width_px, paint), look.mpp, tile_px=512)
@@ -112,7 +114,7 @@ def render(
     tissue = _tissue(width_um, rng)
     lumen = _lumina(tissue, opening, rng)
     solid = tissue.cover * (1 - lumen)
-    nuclei = _nuclei(tissue, cellularity, rng) * solid
+    nuclei = _nuclei(tissue, cellularity, rng)
     batch = (np.exp(rng.normal(0.0, 0.04, 2)) * (1 - stain, 1 + stain)).tolist()
     eosin = 0.30 * np.exp(0.25 * _fibres(width_um, rng) - 0.08 * opening * tissue.tumour)
     haematoxylin = 0.10 + 0.10 * tissue.tumour + 0.9 * nuclei
