@@ -1,7 +1,8 @@
-# The Grand Challenge algorithm: one case from /input to /output. do_build.sh builds it.
+# The Grand Challenge algorithm: one case from /input to /output. do_build.sh builds it. Two targets
+# for the platform's two APIs, which differ in the last lines alone.
 # The base brings torch for CUDA 12.6, which the drivers of the platform's T4 cards can run.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime
-FROM ${BASE_IMAGE} AS exec
+FROM ${BASE_IMAGE} AS algorithm
 
 # Over the base's own packages, torch among them. The base may lack ensurepip and forbid pip outside
 # of a virtual environment (PEP 668): its own pip, seen through --system-site-packages, installs here.
@@ -20,12 +21,20 @@ ENV PYTHONUNBUFFERED=1 \
     MALLOC_MMAP_MAX_=0 \
     MALLOC_TRIM_THRESHOLD_=17179869184 \
     OMP_WAIT_POLICY=PASSIVE
+RUN useradd --no-log-init --create-home --uid 10001 user
 COPY inference.py ./
 COPY model/ model/
 COPY resources/ resources/
 RUN python -m compileall -q --invalidation-mode unchecked-hash model
 
-LABEL org.grand-challenge.api-method="exec"
-RUN useradd --no-log-init --create-home --uid 10001 user
 USER 10001:10001
 ENTRYPOINT ["python", "inference.py"]
+
+FROM algorithm AS invoke
+LABEL org.grand-challenge.api-method="invoke"
+EXPOSE 4743
+CMD ["serve"]
+
+# The last target is the default.
+FROM algorithm AS exec
+LABEL org.grand-challenge.api-method="exec"

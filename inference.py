@@ -1,7 +1,7 @@
 """The door: one Grand Challenge job in /input becomes one predicted time in /output.
 
 Success prints to stdout alone. A failure leaves no output file, and its last line on stderr is
-the one sentence that the platform shows to the user.
+the one sentence that the platform shows to the user. `serve` does the same at each call.
 """
 
 import argparse
@@ -10,46 +10,86 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from model.interface import Interface
+    from model.predictor import Predictor
 
 HERE = Path(__file__).resolve().parent
 MOUNTED = Path("/opt/ml/model")
 RESOURCES = HERE / "resources"
+PORT = 4743
 PROGRESS_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score the job that the arguments name and return the exit code."""
+    """Do what the arguments say and return the exit code."""
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
-    try:
-        score_job(options)
-    except Exception as error:  # noqa: BLE001  the door is the one place that catches everything
-        traceback.print_exc()
-        print(one_line(error, options.input), file=sys.stderr)
-        return 1
-    return 0
+    return 0 if attempt(lambda: options.command(options), options.input) is None else 1
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; without arguments it is the platform's exec container."""
     parser = argparse.ArgumentParser(description="Predict a survival time for one case.")
-    parser.add_argument("--input", type=Path, default=Path("/input"), help="the job's folder")
-    parser.add_argument("--output", type=Path, default=Path("/output"), help="where to write")
-    parser.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.set_defaults(
+        command=score_job, input=Path("/input"), output=Path("/output"), device="auto"
+    )
+    # An option stands before or after the command: what is not given there changes nothing.
+    server = parser.add_subparsers(title="commands").add_parser(
+        "serve",
+        help="stay, and score the job again at each POST /invoke",
+        argument_default=argparse.SUPPRESS,
+    )
+    server.set_defaults(command=serve_jobs)
+    server.add_argument("--port", type=int, default=PORT, help="where to listen")
+    for each in (parser, server):
+        each.add_argument("--input", type=Path, help="the job's folder")
+        each.add_argument("--output", type=Path, help="where to write")
+        each.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
+        each.add_argument("--device", help="auto, cpu or cuda")
     return parser.parse_args(arguments)
 
 
+def attempt(step: Callable[[], None], where: Path) -> str | None:
+    """Take a step; should it fail, tell stderr and return the reason in one sentence."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001  the door is the one place that catches everything
+        traceback.print_exc()
+        reason = one_line(error, where)
+        print(reason, file=sys.stderr)
+        return reason
+    return None
+
+
 def score_job(options: argparse.Namespace) -> None:
-    """Read the job, predict its time and write it."""
+    """Score one job: the platform's exec container."""
+    predictor, interface = load(options)
+    score(predictor, interface, options)
+
+
+def serve_jobs(options: argparse.Namespace) -> None:
+    """Score the job that lies in the input folder at each call: the platform's invoke container."""
+    from model.server import serve
+
+    predictor, interface = load(options)
+    serve(
+        lambda: attempt(lambda: score(predictor, interface, options), options.input),
+        port=options.port,
+    )
+
+
+def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
+    """Load all that is the same for every job."""
     # Imported here, so that a mistyped option is answered at once.
     import torch
 
     from model import __version__
     from model.bundle import Bundle
-    from model.case import read_case, write_prediction
     from model.interface import read_interface
     from model.predictor import Predictor
 
@@ -62,7 +102,6 @@ def score_job(options: argparse.Namespace) -> None:
     interface = read_interface(
         manifest.task.interface, [bundle_path.parent, RESOURCES / "interfaces"]
     )
-    case = read_case(options.input, interface, warn=print_warning)
     device = torch.device(
         options.device
         if options.device != "auto"
@@ -73,6 +112,18 @@ def score_job(options: argparse.Namespace) -> None:
         weights_dirs=[bundle_path.parent, MOUNTED, RESOURCES / "encoders"],
         device=device,
     )
+    return predictor, interface
+
+
+def score(predictor: "Predictor", interface: "Interface", options: argparse.Namespace) -> None:
+    """Read the job, predict its time and write it."""
+    from model.case import read_case, write_prediction
+
+    # A case that fails must not leave the answer of the one before it. What cannot be removed
+    # cannot be replaced either, and writing says so.
+    with suppress(OSError):
+        (options.output / interface.output.path).unlink()
+    case = read_case(options.input, interface, warn=print_warning)
     prediction = predictor.predict(case, progress=progress_printer("patches embedded"))
     for warning in prediction.warnings:
         print_warning(warning)
@@ -82,7 +133,7 @@ def score_job(options: argparse.Namespace) -> None:
         f"case {case.case_id}: {prediction.time:.1f} {prediction.unit} to the event "
         f"(80 % interval {low:.1f} to {high:.1f}) from {', '.join(prediction.modalities)}"
     )
-    print(f"wrote {path}")
+    print(f"wrote {path}", flush=True)
 
 
 def find_bundle() -> Path:
