@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.errors import TriSurvError
 from train import commands
+from train.config import CohortConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +41,16 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands_.add_parser("evaluate", help="score a labelled cohort with a bundle")
     evaluate.add_argument("bundle", type=Path)
-    evaluate.add_argument("cohort", type=Path)
+    evaluate.add_argument(
+        "cohort", type=Path, help="a folder as the CHIMERA download, or a manifest"
+    )
+    evaluate.add_argument("--rna-table", type=Path, help="as rna_table in a config's [cohort]")
+    evaluate.add_argument("--clinical-table", type=Path, help="likewise")
+    evaluate.add_argument("--time-unit", choices=["days", "months", "years"], help="likewise")
     evaluate.add_argument("--output", type=Path, help="write the predictions as CSV")
     evaluate.add_argument("--device", default="cpu")
     evaluate.set_defaults(
-        run=lambda o: commands.evaluate(o.bundle, o.cohort, o.output, device=o.device)
+        run=lambda o: commands.evaluate(o.bundle, _cohort(o), o.output, device=o.device)
     )
 
     import_ = commands_.add_parser("import", help="turn a trained second-place model into a bundle")
@@ -57,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
         run=lambda o: commands.import_(o.checkpoint, o.output, trust_pickle=o.trust_pickle)
     )
     return parser
+
+
+def _cohort(options: argparse.Namespace) -> CohortConfig:
+    return CohortConfig(
+        root=options.cohort,
+        rna_table=options.rna_table,
+        clinical_table=options.clinical_table,
+        time_unit=options.time_unit,
+    )
 
 
 if __name__ == "__main__":

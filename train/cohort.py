@@ -1,21 +1,24 @@
-"""The labelled cohort, and folds that no patient sits in twice."""
+"""The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from model.case import Case, case_labels, read_download
 from model.errors import ConfigError, Warn
 from model.interface import Interface
+from train.config import CohortConfig
 from train.estimate import Outcome
+from train.manifest import build_case, read_manifest, read_tables
+from train.rows import SUFFIXES
 
 MIN_EVENTS = 5
 
-IntArray = npt.NDArray[np.int64]
+_MONTHS_PER_UNIT = {"days": 12 / 365.25, "months": 1.0, "years": 12.0}
+_LONGEST_YEARS = 50  # nobody is followed for longer; days that are taken for months are
+_EVENTS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -26,42 +29,46 @@ class LabelledCase:
         event: True = the event was observed.
         time: To the event or the end of follow-up, in the task's unit.
         centre: Cases of one centre share it; a stratum of folds and loss.
+        patient: Cases of one patient share it; None where the case id tells the patient.
     """
 
     case: Case
     event: bool
     time: float
     centre: str
+    patient: str | None = None
 
     @property
     def case_id(self) -> str:
         """The case's id."""
         return self.case.case_id
 
+    @property
+    def patient_id(self) -> str:
+        """Whose case it is; `3B_417_` and `3B_417` are one patient."""
+        return self.patient or self.case_id.rstrip("_")
 
-def read_cohort(root: Path, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
-    """Read the labelled cases of a folder in the CHIMERA download's layout.
 
-    A folder whose name is another's with a trailing underscore is that patient again (the public
-    set has `3B_417_`), and is left out. The centre is the id's part before the underscore.
+def read_cohort(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+    """Read the labelled cases of a folder in the CHIMERA download's layout, or of a manifest.
 
     Raises:
-        ConfigError: A label is absent or out of range, or the cohort has too few events.
+        ConfigError: A label is absent or out of range, the times are of another unit, or the
+            cohort has too few events.
         CaseError: A record cannot be read.
     """
-    if not root.is_dir():
-        raise ConfigError(f"{root}: expected the folder of a cohort, found none")
-    cases = read_download(root, interface)
-    ids = {case.case_id for case in cases}
-    labelled = []
-    for case in cases:
-        original = case.case_id.rstrip("_")
-        if original != case.case_id and original in ids:
-            warn(f"{case.case_id}: left out as a duplicate of {original}")
-            continue
-        labelled.append(_label(case, interface))
-    check_outcomes(labelled, str(root))
-    return labelled
+    if config.root.is_dir():
+        cases = _read_download(config, interface, warn=warn)
+    elif config.root.suffix.lower() in SUFFIXES:
+        cases = _read_manifest(config, interface, warn=warn)
+    else:
+        raise ConfigError(
+            f"{config.root}: expected a folder in the CHIMERA download's layout or a manifest "
+            f"({', '.join(SUFFIXES)}), found neither"
+        )
+    check_outcomes(cases, str(config.root))
+    _check_unit(cases, config, interface)
+    return cases
 
 
 def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
@@ -90,68 +97,109 @@ def outcomes(cases: Sequence[LabelledCase]) -> Outcome:
     )
 
 
-def stratified_folds(
-    cases: Sequence[LabelledCase], k: int, *, seed: Sequence[int]
-) -> list[IntArray]:
-    """Cut a cohort into k disjoint test folds, balanced by event and centre.
+def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+    """Read a folder, where the labels are in the clinical records.
 
-    Cases of a stratum are dealt out in random order, each stratum starting where the last one
-    stopped, so that fold sizes differ by at most one.
-
-    Returns:
-        k sorted arrays of indices.
-
-    Raises:
-        ConfigError: A fold would have no event.
+    A folder whose name is another's with a trailing underscore is that patient again (the public
+    set has `3B_417_`), and is left out. The centre is the id's part before the underscore.
     """
-    events = sum(case.event for case in cases)
-    if events < k:
-        raise ConfigError(f"{k} folds: expected at least {k} events, found {events}")
-    rng = np.random.default_rng(seed)
-    strata = sorted({(case.event, case.centre) for case in cases})
-    # Events first: dealt out in one go they differ by at most one between folds.
-    strata.sort(key=lambda stratum: not stratum[0])
-    order: list[int] = []
-    for stratum in strata:
-        members = [i for i, case in enumerate(cases) if (case.event, case.centre) == stratum]
-        order += rng.permutation(members).tolist()
-    return [np.sort(np.array(order[fold::k], dtype=np.int64)) for fold in range(k)]
+    if config.rna_table or config.clinical_table:
+        raise ConfigError(
+            f"{config.root}: expected a manifest beside rna_table or clinical_table, found a folder"
+        )
+    cases = read_download(config.root, interface)
+    ids = {case.case_id for case in cases}
+    labelled = []
+    for case in cases:
+        original = case.case_id.rstrip("_")
+        if original != case.case_id and original in ids:
+            warn(f"{case.case_id}: left out as a duplicate of {original}")
+            continue
+        event, time = _download_labels(case, interface)
+        centre = case.case_id.partition("_")[0]
+        labelled.append(LabelledCase(case, event, time * _factor(config, interface), centre))
+    return labelled
 
 
-def _label(case: Case, interface: Interface) -> LabelledCase:
+def _read_manifest(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+    """Read a manifest with the columns `event` and `time`, and maybe `patient_id` and `centre`."""
+    rows = read_manifest(config.root)
+    absent = [name for name in ("event", "time") if name not in rows[0].fields]
+    if absent:
+        raise ConfigError(f"{config.root}: expected columns event and time, found no {absent[0]}")
+    # Labels first: a wrong one is told before minutes of reading.
+    labels = [
+        (
+            _event(row.fields["event"], f"{config.root}: case {row.case_id}: event"),
+            _time(row.fields["time"], f"{config.root}: case {row.case_id}: time"),
+        )
+        for row in rows
+    ]
+    tables = read_tables(
+        rows, interface, rna=config.rna_table, clinical=config.clinical_table, warn=warn
+    )
+    factor = _factor(config, interface)
+    return [
+        LabelledCase(
+            case=build_case(row, interface, tables),
+            event=event,
+            time=time * factor,
+            centre=row.fields.get("centre", ""),
+            patient=row.fields.get("patient_id") or None,
+        )
+        for row, (event, time) in zip(rows, labels, strict=True)
+    ]
+
+
+def _download_labels(case: Case, interface: Interface) -> tuple[bool, float]:
+    schema = interface.clinical
+    if not (schema.event and schema.time):
+        raise ConfigError(
+            f"interface {interface.name}: expected names of the label fields, found none; "
+            "use a manifest with columns event and time"
+        )
     if case.clinical is None:
         raise ConfigError(
             f"case {case.case_id}: expected a clinical record with labels, found none"
         )
     source = case.clinical.source
-    event, time = case_labels(source, interface.clinical)
-    return LabelledCase(
-        case=case,
-        event=_event(event, f"case {case.case_id}: {source}: {interface.clinical.event[0]}"),
-        time=_time(time, f"case {case.case_id}: {source}: {interface.clinical.time[0]}"),
-        centre=case.case_id.partition("_")[0],
-    )
+    event, time = case_labels(source, schema)
+    where = f"case {case.case_id}: {source}"
+    return _event(event, f"{where}: {schema.event[0]}"), _time(time, f"{where}: {schema.time[0]}")
 
 
 def _event(value: object, where: str) -> bool:
-    number = _finite(value)
-    if number not in (0.0, 1.0):
-        raise ConfigError(f"{where}: expected 1 (event) or 0 (censored), found {value!r}")
-    return number == 1.0
+    code = str(value).strip().lower()
+    if code not in _EVENTS:
+        hint = "; 1 may mean censored in a coding of 1 and 2" if code in ("2", "2.0") else ""
+        raise ConfigError(
+            f"{where}: expected 1 or true (event), 0 or false (censored), found {value!r}{hint}"
+        )
+    return _EVENTS[code]
 
 
 def _time(value: object, where: str) -> float:
-    number = _finite(value)
-    if number is None or number <= 0:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
         raise ConfigError(f"{where}: expected a time above 0, found {value!r}")
     return number
 
 
-def _finite(value: object) -> float | None:
-    if not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _factor(config: CohortConfig, interface: Interface) -> float:
+    """Return the task's time units in one of the cohort's."""
+    unit = interface.output.unit
+    return _MONTHS_PER_UNIT[config.time_unit or unit] / _MONTHS_PER_UNIT[unit]
+
+
+def _check_unit(cases: Sequence[LabelledCase], config: CohortConfig, interface: Interface) -> None:
+    unit = interface.output.unit
+    longest = max(case.time for case in cases)
+    years = longest * _MONTHS_PER_UNIT[unit] / 12
+    if years > _LONGEST_YEARS:
+        raise ConfigError(
+            f"{config.root}: expected times in {config.time_unit or unit}, found follow-up of "
+            f"{years:,.0f} years; say their unit in cohort.time_unit"
+        )

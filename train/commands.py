@@ -23,11 +23,12 @@ from model.interface import read_interface
 from model.predictor import Predictor, Progress
 from train import ranks
 from train.cohort import LabelledCase, outcomes, read_cohort
-from train.config import EncoderConfig, TrainConfig, read_config, validate
+from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of_fold_risk
 from train.dataset import Bags
-from train.embed import embed_cohort
+from train.embed import BagMaker, SlideEmbedder, embed_cohort
 from train.estimate import estimate
+from train.foreign_bags import ForeignBags
 from train.importer import import_checkpoint
 from train.metrics import harrell_c
 from train.simulate import SimulateConfig, simulate_cohort
@@ -47,8 +48,9 @@ def embed(path: Path, overrides: Sequence[str]) -> None:
     """Embed the slides of a config's cohort."""
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
-    cases = read_cohort(config.cohort.root, interface, warn=warn)
-    _embed(config, cases)
+    cases = read_cohort(config.cohort, interface, warn=warn)
+    with ranks.process_group():
+        _embed(config, cases)
 
 
 def fit(path: Path, overrides: Sequence[str]) -> None:
@@ -59,7 +61,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     started = time.monotonic()
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
-    cases = read_cohort(config.cohort.root, interface, warn=warn)
+    cases = read_cohort(config.cohort, interface, warn=warn)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -88,11 +90,11 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
 
-def evaluate(path: Path, root: Path, output: Path | None, *, device: str) -> None:
+def evaluate(path: Path, cohort: CohortConfig, output: Path | None, *, device: str) -> None:
     """Score a labelled cohort with a bundle, as an external validation."""
     bundle = Bundle.load(path)
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
-    cases = read_cohort(root, interface, warn=warn)
+    cases = read_cohort(cohort, interface, warn=warn)
     predictor = Predictor(
         bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=torch.device(device)
     )
@@ -159,26 +161,30 @@ def _progress(what: str) -> Progress:
 
 
 def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
-    """Embed what has no bag yet and return the cohort's bags."""
+    """Make the bags that are not there yet and return the cohort's."""
     spec = ENCODERS.get(config.encoder.id)
     if spec is None:
         known = ", ".join(ENCODERS)
         raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
         return Bags(config.cohort.bag_dir, spec, config.patches)
-    encoder = load_encoder(
-        spec, weights_dirs=config.encoder.weights, device=ranks.device(config.device)
-    )
+    maker: BagMaker
+    if config.cohort.foreign_bags is not None:
+        maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
+    else:
+        encoder = load_encoder(
+            spec, weights_dirs=config.encoder.weights, device=ranks.device(config.device)
+        )
+        maker = SlideEmbedder(encoder, config.patches)
     embed_cohort(
         ranks.share([labelled.case for labelled in cases]),
-        encoder,
-        config.patches,
+        maker,
         config.cohort.bag_dir,
-        warn=warn,
+        warn=_once(),
         progress=_progress("cases embedded"),
     )
     ranks.wait_for_all()
-    return Bags(config.cohort.bag_dir, encoder.pinned_spec(), config.patches)
+    return Bags(config.cohort.bag_dir, maker.encoder, config.patches)
 
 
 def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:

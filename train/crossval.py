@@ -12,13 +12,14 @@ import torch
 from safetensors import safe_open
 
 from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member, write_tensors
-from model.errors import Warn
+from model.errors import ConfigError, Warn
 from model.interface import Interface
 from train import ranks
 from train.calibrate import fit_mapping
-from train.cohort import LabelledCase, outcomes, stratified_folds
+from train.cohort import LabelledCase, outcomes
 from train.config import TrainConfig
 from train.dataset import Bags, make_fold, start_member
+from train.folds import outer_folds, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 
 FloatArray = npt.NDArray[np.float64]
@@ -65,9 +66,7 @@ def cross_validate(run: Run) -> list[FoldResult]:
             (run.config.seed, repeat, fold),
         )
         for repeat in range(folds.repeats)
-        for fold, test in enumerate(
-            stratified_folds(run.cases, folds.k, seed=[run.config.seed, repeat])
-        )
+        for fold, test in enumerate(outer_folds(run.cases, folds, seed=[run.config.seed, repeat]))
     ]
     for path, test, seed in ranks.share(work):
         if path.is_file():
@@ -77,7 +76,7 @@ def cross_validate(run: Run) -> list[FoldResult]:
         _write_result(path, result)
         run.say(f"{path.stem}: {len(run.cases) - len(test)} training cases, {result.epochs} epochs")
     ranks.wait_for_all()
-    return [_read_result(path, run.config) for path, _, _ in work]
+    return [_read_result(path, test, run.config) for path, test, _ in work]
 
 
 def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
@@ -195,10 +194,12 @@ def _write_result(path: Path, result: FoldResult) -> None:
     write_tensors(path, tensors, {"result": json.dumps(header)})
 
 
-def _read_result(path: Path, config: TrainConfig) -> FoldResult:
+def _read_result(path: Path, test: npt.NDArray[np.int64], config: TrainConfig) -> FoldResult:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["result"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not np.array_equal(tensors["test"].numpy(), test):
+        raise ConfigError(f"{path}: expected a model of this fold, found one of other folds")
     manifest = MemberManifest.model_validate(header["member"])
     return FoldResult(
         member=load_member(config.fusion.name, config.fusion.settings, manifest, tensors),

@@ -1,0 +1,267 @@
+"""Bags on disk: what is in them, when they are made again, and what a killed run leaves."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mean_colour import PATCHES, SPEC, mean_colour, write_tissue
+from safetensors import safe_open
+
+from model.case import Case, SlideFile
+from model.errors import ConfigError, Warn
+from synthetic import no_warning, write_mha
+from train import embed
+from train.embed import SlideEmbedder, bag_path, embed_cohort, identify, read_bag
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from safetensors.torch import save
+import model.bundle
+from test_embed import make_bags, make_cases
+
+def die_while_writing(tensors, path, metadata):
+    if path.name.startswith("C2"):
+        path.write_bytes(save(tensors, metadata)[:-100])
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(tensors, path, metadata)
+
+real, model.bundle.save_file = model.bundle.save_file, die_while_writing
+folder = Path(sys.argv[1])
+make_bags(make_cases(folder), folder / "bags")
+"""
+
+
+def make_cases(folder: Path, n: int = 4) -> list[Case]:
+    """Write slides and return cases, the second of two slides, the last of none."""
+    cases = []
+    for i in range(n):
+        names = [f"C{i}_{part}.mha" for part in range((1, 2, 1, 0)[i])]
+        for part, name in enumerate(names):
+            if not (folder / name).exists():
+                write_tissue(folder / name, seed=10 * i + part)
+        cases.append(Case(f"C{i}", tuple(SlideFile(folder / name) for name in names)))
+    return cases
+
+
+def make_bags(cases: list[Case], directory: Path, *, warn: Warn = no_warning) -> None:
+    maker = SlideEmbedder(mean_colour(), PATCHES)
+    embed_cohort(cases, maker, directory, warn=warn, progress=lambda done, total: None)
+
+
+def states(directory: Path) -> dict[str, int]:
+    """Return the inode of each file: a bag that is made again is another file."""
+    return {path.name: path.stat().st_ino for path in directory.iterdir()}
+
+
+# -- contents --------------------------------------------------------------------------------------
+
+
+def test_a_bag_holds_the_embedding_of_each_patch_of_each_slide(tmp_path: Path) -> None:
+    pixels = [write_tissue(tmp_path / name, seed) for seed, name in enumerate(("a.mha", "b.mha"))]
+    case = Case("C", (SlideFile(tmp_path / "a.mha"), SlideFile(tmp_path / "b.mha")))
+    make_bags([case], tmp_path / "bags")
+    bag = read_bag(bag_path(tmp_path / "bags", "C"), SPEC, PATCHES)
+    assert len(bag.embeddings) == 18
+    assert bag.slide_index.tolist() == [0] * 9 + [1] * 9
+    for embedding, (x, y), slide in zip(
+        bag.embeddings, bag.coords.tolist(), bag.slide_index.tolist(), strict=True
+    ):
+        patch = pixels[slide][y : y + 32, x : x + 32]
+        np.testing.assert_allclose(embedding, patch.mean(axis=(0, 1)) / 255, rtol=1e-5)
+
+
+def test_a_case_without_a_slide_has_no_bag(tmp_path: Path) -> None:
+    make_bags(make_cases(tmp_path), tmp_path / "bags")
+    assert sorted(states(tmp_path / "bags")) == [f"C{i}.safetensors" for i in range(3)]
+
+
+def test_the_stamp_tells_all_that_a_bag_is_made_of(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path, 2)
+    make_bags(cases, tmp_path / "bags")
+    with safe_open(bag_path(tmp_path / "bags", "C1"), framework="pt") as file:
+        stamp = embed.json.loads(file.metadata()["stamp"])
+    assert stamp == {
+        "encoder": SPEC.model_dump(mode="json"),
+        "patches": PATCHES.model_dump(mode="json"),
+        "sources": [identify(tmp_path / "C1_0.mha"), identify(tmp_path / "C1_1.mha")],
+    }
+
+
+# -- what is made again ----------------------------------------------------------------------------
+
+
+def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = make_cases(tmp_path)
+    make_bags(cases, tmp_path / "bags")
+    before = states(tmp_path / "bags")
+    moved = tmp_path / "moved"  # the cohort may move to another folder
+    moved.mkdir()
+    for path in tmp_path.glob("*.mha"):
+        path.rename(moved / path.name)
+    monkeypatch.setattr(embed, "embed_case", None)
+    make_bags(make_cases(moved, 3), tmp_path / "bags")
+    assert states(tmp_path / "bags") == before
+
+
+def test_a_changed_slide_is_embedded_again(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path)
+    make_bags(cases, tmp_path / "bags")
+    before = states(tmp_path / "bags")
+    pixels = write_tissue(tmp_path / "C1_1.mha", seed=99)
+    warnings: list[str] = []
+    make_bags(cases, tmp_path / "bags", warn=warnings.append)
+    path = bag_path(tmp_path / "bags", "C1")
+    assert warnings == [f"{path}: made of other files than the case has now; it is made again"]
+    after = states(tmp_path / "bags")
+    assert [name for name in before if before[name] != after[name]] == ["C1.safetensors"]
+    bag = read_bag(path, SPEC, PATCHES)
+    np.testing.assert_allclose(
+        bag.embeddings[9], pixels[:32, :32].mean(axis=(0, 1)) / 255, rtol=1e-5
+    )
+
+
+def test_a_new_mask_is_another_bag(tmp_path: Path) -> None:
+    (case, *_) = make_cases(tmp_path)
+    make_bags([case], tmp_path / "bags")
+    mask = np.zeros((96, 96), dtype=np.uint8)
+    mask[:32, 32:64] = 1
+    write_mha(tmp_path / "mask.mha", mask)
+    masked = Case("C0", (SlideFile(case.slides[0].path, tmp_path / "mask.mha"),))
+    warnings: list[str] = []
+    make_bags([masked], tmp_path / "bags", warn=warnings.append)
+    assert len(warnings) == 1
+    bag = read_bag(bag_path(tmp_path / "bags", "C0"), SPEC, PATCHES)
+    assert bag.coords.tolist() == [[32, 0]]
+
+
+def test_bags_stay_when_the_slides_are_gone(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path)
+    make_bags(cases, tmp_path / "bags")
+    before = states(tmp_path / "bags")
+    for path in tmp_path.glob("*.mha"):
+        path.unlink()
+    make_bags(cases, tmp_path / "bags")
+    make_bags([Case(case.case_id) for case in cases], tmp_path / "bags")
+    assert states(tmp_path / "bags") == before
+
+
+@pytest.mark.parametrize("other", ["encoder", "patches"])
+def test_bags_of_other_settings_are_refused(tmp_path: Path, other: str) -> None:
+    cases = make_cases(tmp_path)
+    make_bags(cases, tmp_path / "bags")
+    path = bag_path(tmp_path / "bags", "C0")
+    spec = SPEC.model_copy(update={"weights_sha256": "1" * 64}) if other == "encoder" else SPEC
+    patches = PATCHES.model_copy(update={"stride_px": 16}) if other == "patches" else PATCHES
+    message = f"{path}: expected a bag of encoder mean_colour at 1 µm/px, found one made with other"
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        read_bag(path, spec, patches)
+    maker = SlideEmbedder(mean_colour(), PATCHES.model_copy(update={"stride_px": 16}))
+    with pytest.raises(ConfigError, match="found one made with other settings"):
+        embed_cohort(cases, maker, path.parent, warn=no_warning, progress=lambda *_: None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a bag at all, but long enough"])
+def test_a_file_that_is_no_bag_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "C0.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: expected a bag, found")):
+        read_bag(path, SPEC, PATCHES)
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_a_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path)
+    (tmp_path / "C0_0.mha").write_bytes(b"no slide")
+    (tmp_path / "C1_1.mha").unlink()
+    warnings: list[str] = []
+    message = "^expected a bag of each case, but 2 of 4 failed: C0, C1$"
+    with pytest.raises(ConfigError, match=message):
+        make_bags(cases, tmp_path / "bags", warn=warnings.append)
+    assert [text.partition(":")[0] for text in warnings] == ["case C0", "case C1"]
+    assert list(states(tmp_path / "bags")) == ["C2.safetensors"]
+
+
+def test_a_part_of_a_bag_does_not_count(tmp_path: Path) -> None:
+    (case, *_) = make_cases(tmp_path)
+    make_bags([case], tmp_path / "bags")
+    path = bag_path(tmp_path / "bags", "C0")
+    whole = path.read_bytes()
+    path.unlink()
+    path.with_name(path.name + ".part").write_bytes(whole[:-100])
+    make_bags([case], tmp_path / "bags")
+    assert path.read_bytes() == whole
+    assert list(states(tmp_path / "bags")) == [path.name]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    cases = make_cases(killed)
+    test_dir = Path(__file__).parent
+    found = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, killed],
+        env=os.environ | {"PYTHONPATH": f"{test_dir}:{test_dir.parent}"},
+        check=False,
+    )
+    assert found.returncode == -signal.SIGKILL
+    before = states(killed / "bags")
+    assert sorted(before) == ["C0.safetensors", "C1.safetensors", "C2.safetensors.part"]
+
+    make_bags(cases, killed / "bags")
+    after = states(killed / "bags")
+    assert sorted(after) == ["C0.safetensors", "C1.safetensors", "C2.safetensors"]
+    assert all(after[name] == before[name] for name in ("C0.safetensors", "C1.safetensors"))
+    make_bags(make_cases(whole), whole / "bags")
+    for name in after:
+        assert (killed / "bags" / name).read_bytes() == (whole / "bags" / name).read_bytes()
+
+
+# -- identity --------------------------------------------------------------------------------------
+
+
+def test_any_byte_of_a_small_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    content = bytearray(np.random.default_rng(0).bytes(embed.SAMPLES * embed.SAMPLE_BYTES))
+    path.write_bytes(content)
+    seen = {str(identify(path))}
+    for place in range(0, len(content), len(content) // 50):
+        content[place] ^= 1
+        path.write_bytes(content)
+        seen.add(str(identify(path)))
+    path.write_bytes(content[:-1])
+    seen.add(str(identify(path)))
+    assert len(seen) == 1 + 51 + 1
+
+
+def test_a_large_file_is_told_by_its_ends_size_and_samples(tmp_path: Path) -> None:
+    path, size = tmp_path / "slide.tif", 100 << 20
+
+    def identity(place: int, size: int = size) -> str:
+        with path.open("wb") as file:  # sparse: nothing but the one byte is written
+            file.truncate(size)
+            file.seek(place)
+            file.write(b"x")
+        return str(identify(path))
+
+    middle_sample = (size - embed.SAMPLE_BYTES) // 15 * 7
+    places = (0, embed.SAMPLE_BYTES - 1, middle_sample + 10, size - embed.SAMPLE_BYTES, size - 1)
+    assert len({identity(place) for place in places} | {identity(0, size + 1)}) == 6
+
+
+def test_bags_are_read_as_they_were_made(tmp_path: Path) -> None:
+    (case, *_) = make_cases(tmp_path)
+    make_bags([case], tmp_path / "bags")
+    bag = read_bag(bag_path(tmp_path / "bags", "C0"), SPEC, PATCHES)
+    made = SlideEmbedder(mean_colour(), PATCHES).make(case, warn=no_warning)
+    assert made is not None
+    for name in ("embeddings", "coords", "slide_index"):
+        assert torch.equal(getattr(bag, name), getattr(made, name))

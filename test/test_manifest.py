@@ -1,0 +1,212 @@
+"""Manifests and wide tables: which files and records a case consists of."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from job_files import CHIMERA
+
+from model.case import Record, SlideFile
+from model.errors import CaseError, ConfigError
+from model.rna import RnaSpec
+from synthetic import no_warning
+from train.manifest import Tables, build_case, read_manifest, read_tables
+from train.rows import SUFFIXES
+
+NO_TABLES = Tables(rna={}, clinical={})
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def write_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table in the format that the path's suffix names."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)
+    return path
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_row_names_files_relative_to_the_manifest(tmp_path: Path, suffix: str) -> None:
+    table = pd.DataFrame(
+        {
+            "case_id": ["007", "B"],
+            "slide": ["a.tif; /data/b.svs", None],
+            "mask": ["m.tif;", None],
+            "rna": [None, "b/rna.json"],
+            "clinical": ["a.json", None],
+            "Note": ["first", "ä; b"],
+        }
+    )
+    first, second = read_manifest(write_table(tmp_path / f"manifest{suffix}", table))
+    assert first.case_id == "007"  # and not 7
+    assert first.slides == (
+        SlideFile(tmp_path / "a.tif", tmp_path / "m.tif"),
+        SlideFile(Path("/data/b.svs"), None),
+    )
+    assert (first.rna, first.clinical) == (None, tmp_path / "a.json")
+    assert (second.slides, second.rna) == ((), tmp_path / "b/rna.json")
+    assert [first.fields["note"], second.fields["note"]] == ["first", "ä; b"]
+
+
+def test_typed_columns_of_parquet_are_text(tmp_path: Path) -> None:
+    table = pd.DataFrame({"case_id": [7, 8], "time": [1.5, np.nan], "event": [True, False]})
+    first, second = read_manifest(write_table(tmp_path / "manifest.parquet", table))
+    assert first.fields == {"case_id": "7", "time": "1.5", "event": "True"}
+    assert second.fields["time"] == ""
+
+
+def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes("\ufeffCase_ID,slide\r\nA,a.tif\r\n\r\n".encode())
+    (row,) = read_manifest(path)
+    assert (row.case_id, row.slides) == ("A", (SlideFile(tmp_path / "a.tif"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id\n", "expected rows below the header, found none"),
+        ("", "expected columns case_id (separated by commas), found "),
+        ("case_id;slide\nA;a\n", "expected columns case_id (separated by commas), found case_id;s"),
+        ("case_id,a,a\nA,1,2\n", "expected each column once, found more of a"),
+        ("case_id,a\nA,1\nB,1,2\n", "line 3: expected 2 cells, found 3"),
+        ("case_id\nA\nB\nA\n", "expected each case once, found A 2 times"),
+        ("case_id\n../A\n", "expected case ids that can name a file, found '../A'"),
+        ("case_id,a\n,1\n", "expected case ids that can name a file, found ''"),
+        ("case_id,slide,mask\nA,a;b,m\n", "case A: expected a mask for each slide (as 'a.tif;;c"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = write(tmp_path / "manifest.csv", text)
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")) as caught:
+        read_manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("manifest.xlsx", b"PK", "expected a table (.csv or .parquet), found another kind of file"),
+        ("absent.csv", None, "expected a table (.csv or .parquet), found no file"),
+        ("manifest.csv", "case_id\nÄ\n".encode("latin-1"), "expected a readable table, found: "),
+        ("manifest.parquet", b"PAR1 and more", "expected a readable table, found: "),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, found: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {found}")) as caught:
+        read_manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def test_records_are_read_from_the_rows_own_files_without_labels(tmp_path: Path) -> None:
+    write(tmp_path / "rna.json", json.dumps({"TP53": 1.5}))
+    write(tmp_path / "cd.json", json.dumps({"age": 70, "Progression": 1}))
+    path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,rna.json,cd.json\n")
+    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES)
+    assert case.rna == Record({"TP53": 1.5}, tmp_path / "rna.json")
+    assert case.clinical == Record({"age": 70}, tmp_path / "cd.json")
+    assert case.default_mpp == CHIMERA.default_mpp
+
+
+def test_an_absent_record_names_the_case(tmp_path: Path) -> None:
+    (row,) = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,rna.json\n"))
+    with pytest.raises(CaseError, match=r"^case A: .*rna\.json: expected a JSON file, found no fi"):
+        build_case(row, CHIMERA, NO_TABLES)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_wide_tables_give_the_records_of_single_files(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(300)]
+    ids = ["001", "B", "C"]
+    rna = pd.DataFrame(rng.normal(8, 2, (3, 300)), columns=genes)
+    rna.insert(1, "case_id", ids)  # pandas does not always put an index first
+    clinical = pd.DataFrame({"case_id": ids, "age": [70, 71, 72], "Progression": [1, 0, 1]})
+    clinical["sex"] = ["Male", None, "Female"]
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nB\n001\n"))
+    rna_path = write_table(tmp_path / f"rna{suffix}", rna)
+    clinical_path = write_table(tmp_path / f"clinical{suffix}", clinical)
+    tables = read_tables(rows, CHIMERA, rna=rna_path, clinical=clinical_path, warn=no_warning)
+    cases = [build_case(row, CHIMERA, tables) for row in rows]
+
+    single = [
+        Record(dict(zip(genes, rna.loc[i, genes].astype(float), strict=True)), Path("x.json"))
+        for i in (1, 0)
+    ]
+    for case, record in zip(cases, single, strict=True):
+        assert case.rna is not None
+        assert case.rna.source == rna_path
+        assert dict(case.rna.values) == record.values
+    spec, expected = (
+        RnaSpec.fit(records, scale="log")
+        for records in ([case.rna for case in cases if case.rna is not None], single)
+    )
+    np.testing.assert_array_equal(spec.mean, expected.mean)
+    assert spec.genes == expected.genes
+    assert cases[0].clinical == Record({"age": "71"}, clinical_path)
+    assert cases[1].clinical == Record({"age": "70", "sex": "Male"}, clinical_path)
+
+
+def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    path = write(tmp_path / "rna.csv", "case_id,G1,G2,G3,G4\nA,,NA,nan,0\n")
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+    values = tables.rna["A"].values
+    assert [np.isnan(values[gene]) for gene in ("G1", "G2", "G3", "G4")] == [True] * 3 + [False]
+    assert values.get("G5") is None
+
+
+def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", json.dumps({"G": 5.0}))
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,a.json\nB,\n"))
+    path = write(tmp_path / "rna.csv", "case_id,G\nB,2\n")  # and nobody misses A here
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+    found = [build_case(row, CHIMERA, tables).rna for row in rows]
+    assert [dict(record.values) for record in found if record] == [{"G": 5.0}, {"G": 2.0}]
+
+
+def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\nB\nC\n"))
+    path = write(tmp_path / "rna.csv", "case_id,G\nB,2\nX,1\n")
+    warnings: list[str] = []
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append)
+    assert warnings == [f"{path}: no row for 2 of 3 cases: A, C"]
+    assert build_case(rows[0], CHIMERA, tables).rna is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gene,A,B\nTP53,1,2\n", "expected a row a case, with its id in a column case_id, found"),
+        ("case_id,G\nX,1\nY,2\n", "expected rows of the manifest's cases (A), found X, Y"),
+        ("case_id,G\nA,1\nA,2\n", "expected each case once, found A twice"),
+        ("case_id,G\nA,low\n", "case A: expected numbers, could not convert string to float: 'lo"),
+        ("case_id,G,G\nA,1,2\n", "expected each column once, found more of G"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    path = write(tmp_path / "rna.csv", text)
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")):
+        read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)

@@ -1,0 +1,95 @@
+"""A whole run from what hospitals have: a manifest, wide tables, somebody else's bags."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foreign_slides import embeddings_of, write_chimera
+
+from train.__main__ import main
+
+RUN = """
+output = "{folder}/run"
+notice = "made-up bags"
+
+[cohort]
+root = "{folder}/manifest.csv"
+rna_table = "{folder}/rna.csv"
+clinical_table = "{folder}/clinical.csv"
+time_unit = "days"
+foreign_bags = "{folder}/features"
+
+[encoder]
+id = "uni"
+
+[patches]
+mpp = 0.5
+
+[fusion]
+name = "pairwise"
+
+[fusion.settings]
+slide_width = 8
+attention_width = 4
+rna_widths = [8, 4]
+rank = 4
+slide_rna = 4
+slide_clinical = 4
+rna_clinical = 4
+
+[fit]
+epochs = 2
+inner_folds = 0
+
+[folds]
+split = "centre"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """Return the path of a config, its cohort beside it: 24 patients of two centres."""
+    rng = np.random.default_rng(0)
+    lines = {
+        "manifest": ["case_id,centre,slide,event,time"],
+        "rna": ["case_id,G1,G2,G3"],
+        "clinical": ["case_id,age,sex"],
+        "folds": ["case_id,fold"],
+    }
+    for i in range(24):
+        name, centre, event = f"P{i:02d}", "XY"[i % 2], int(i % 4 < 2)
+        lines["manifest"].append(f"{name},{centre},gone/{name}.svs,{event},{100 + 50 * i}")
+        lines["rna"].append(",".join([name, *map(str, rng.normal(8, 1, 3))]))
+        lines["clinical"].append(f"{name},{60 + i},{('Male', 'Female')[i % 3 > 0]}")
+        lines["folds"].append(f"{name},{i // 8}")
+        write_chimera(tmp_path / "features", name, embeddings_of(6, seed=i, width=1024))
+    for table, rows in lines.items():
+        (tmp_path / f"{table}.csv").write_text("\n".join(rows))
+    (tmp_path / "run.toml").write_text(RUN.format(folder=tmp_path))
+    return f"{tmp_path}/run.toml"
+
+
+def test_a_bundle_needs_neither_slides_nor_weights(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", config]) == 0
+    assert len(list((tmp_path / "bags").iterdir())) == 24
+    assert capsys.readouterr().out == "24/24 cases embedded\n"
+    assert main(["fit", config]) == 0
+    assert (tmp_path / "run" / "bundle.safetensors").is_file()
+    assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 2  # X and Y
+    assert main(["embed", config, "patches.mpp=1.0"]) == 1
+    assert "made with other settings; use another folder" in capsys.readouterr().err
+
+
+def test_folds_of_another_split_are_never_mixed_in(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "folds.csv"
+    settings = ["folds.split=file", f"folds.file={published}"]
+    assert main(["fit", config, *settings]) == 0
+    assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 3
+    published.write_text(published.read_text().replace("P00,0", "P00,1"))
+    assert main(["fit", config, *settings]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("expected a model of this fold, found one of other folds\n")

@@ -1,0 +1,131 @@
+"""Outer and inner folds: disjoint, and no patient sits in two."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import ConfigError
+from train.cohort import LabelledCase, check_outcomes
+from train.config import FoldsConfig
+from train.rows import check_ids, read_rows, some
+
+IntArray = npt.NDArray[np.int64]
+
+
+def outer_folds(
+    cases: Sequence[LabelledCase], config: FoldsConfig, *, seed: Sequence[int]
+) -> list[IntArray]:
+    """Cut a cohort into test folds as the config says.
+
+    Returns:
+        Sorted arrays of indices, which together are the whole cohort.
+
+    Raises:
+        ConfigError: The split does not fit the cohort.
+    """
+    if config.file is not None:
+        return file_folds(cases, config.file)
+    if config.split == "centre":
+        return centre_folds(cases)
+    return stratified_folds(cases, config.k, seed=seed)
+
+
+def stratified_folds(
+    cases: Sequence[LabelledCase], k: int, *, seed: Sequence[int]
+) -> list[IntArray]:
+    """Cut a cohort into k disjoint test folds, balanced by event and centre.
+
+    Patients of a stratum are dealt out in random order, each stratum starting where the last one
+    stopped, so that folds differ by at most one patient.
+
+    Returns:
+        k sorted arrays of indices.
+
+    Raises:
+        ConfigError: A fold would have no event.
+    """
+    patients: dict[str, list[int]] = {}
+    for index, case in enumerate(cases):
+        patients.setdefault(case.patient_id, []).append(index)
+    strata: dict[tuple[bool, str], list[list[int]]] = {}
+    for indices in patients.values():
+        stratum = (any(cases[i].event for i in indices), cases[indices[0]].centre)
+        strata.setdefault(stratum, []).append(indices)
+    events = sum(len(members) for (event, _), members in strata.items() if event)
+    if events < k:
+        raise ConfigError(f"{k} folds: expected at least {k} patients with events, found {events}")
+    rng = np.random.default_rng(seed)
+    order: list[list[int]] = []
+    # Events first: dealt out in one go they differ by at most one between folds.
+    for stratum in sorted(strata, key=lambda stratum: (not stratum[0], stratum[1])):
+        members = strata[stratum]
+        order += [members[i] for i in rng.permutation(len(members))]
+    return [_sorted(index for indices in order[fold::k] for index in indices) for fold in range(k)]
+
+
+def centre_folds(cases: Sequence[LabelledCase]) -> list[IntArray]:
+    """Leave one centre out at a time, in the centres' order.
+
+    Raises:
+        ConfigError: There is one centre, a case has none, a patient has cases of two, or the other
+            centres have too few events to train on.
+    """
+    centres = sorted({case.centre for case in cases})
+    if len(centres) < 2 or not all(centres):
+        raise ConfigError(
+            "leaving one centre out: expected at least 2 centres and one for each case, "
+            f"found {centres}"
+        )
+    named = {case.case_id: case.centre for case in cases}
+    return _named_folds(cases, named, centres, source="leaving one centre out")
+
+
+def file_folds(cases: Sequence[LabelledCase], path: Path) -> list[IntArray]:
+    """Read published folds: a table with the columns `case_id` and `fold`.
+
+    Returns:
+        Sorted arrays of indices, in the order of the folds' numbers or names.
+
+    Raises:
+        ConfigError: It lacks a case, names an unknown one, parts a patient's cases, or leaves too
+            few events to train on.
+    """
+    rows = read_rows(path, ("case_id", "fold"))
+    check_ids(path, [row["case_id"] for row in rows])
+    named = {row["case_id"]: row["fold"] for row in rows}
+    case_ids = {case.case_id for case in cases}
+    absent, unknown = sorted(case_ids - named.keys()), sorted(named.keys() - case_ids)
+    if absent:
+        raise ConfigError(f"{path}: expected a fold for each case, found none for {some(absent)}")
+    if unknown:
+        raise ConfigError(f"{path}: expected cases of the cohort only, found {some(unknown)}")
+    folds = sorted(set(named.values()), key=lambda name: (len(name), name))  # 10 comes after 9
+    if len(folds) < 2 or not all(folds):
+        raise ConfigError(f"{path}: expected at least 2 folds and no empty cell, found {folds}")
+    return _named_folds(cases, named, folds, source=str(path))
+
+
+def _named_folds(
+    cases: Sequence[LabelledCase], named: Mapping[str, str], folds: Sequence[str], *, source: str
+) -> list[IntArray]:
+    """Return the indices of each fold, after making sure that it can be trained without."""
+    patients: dict[str, str] = {}
+    for case in cases:
+        fold = patients.setdefault(case.patient_id, named[case.case_id])
+        if fold != named[case.case_id]:
+            raise ConfigError(
+                f"{source}: expected the cases of patient {case.patient_id} in one fold, "
+                f"found {fold} and {named[case.case_id]}"
+            )
+    for fold in folds:
+        rest = [case for case in cases if named[case.case_id] != fold]
+        check_outcomes(rest, f"{source}: all but {fold}")
+    return [
+        _sorted(i for i, case in enumerate(cases) if named[case.case_id] == fold) for fold in folds
+    ]
+
+
+def _sorted(indices: Iterable[int]) -> IntArray:
+    return np.array(sorted(indices), dtype=np.int64)

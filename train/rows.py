@@ -1,0 +1,119 @@
+"""Tables as hospitals have them, CSV or Parquet: a header, then a row a case.
+
+Cells stay text, so that an id of 007 is not 7.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from model.errors import ConfigError
+
+SUFFIXES = (".csv", ".parquet")
+
+Cells = Sequence[object]
+"""A row as it is read: text of a CSV, values of a Parquet file."""
+
+_BATCH_ROWS = 64  # of a Parquet file at once: a row of expression has 20,000 columns
+
+
+def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table as text, a dict a row, by the lower-case names of the columns.
+
+    Raises:
+        ConfigError: It cannot be read, has no rows, or lacks a required column.
+    """
+    lines = read_lines(path)
+    header = [name.lower() for name in read_header(path, lines)]
+    absent = [name for name in required if name not in header]
+    if absent:
+        raise ConfigError(
+            f"{path}: expected columns {', '.join(absent)} (separated by commas), "
+            f"found {some(header)}"
+        )
+    rows = [dict(zip(header, map(as_text, cells), strict=True)) for cells in lines]
+    if not rows:
+        raise ConfigError(f"{path}: expected rows below the header, found none")
+    return rows
+
+
+def read_lines(path: Path) -> Iterator[Cells]:
+    """Yield a table's header and rows, all of one length; only a few rows are in memory.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    is_parquet = path.suffix.lower() == ".parquet"
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        found = "another kind of file" if path.is_file() else "no file"
+        raise ConfigError(f"{path}: expected a table ({' or '.join(SUFFIXES)}), found {found}")
+    try:
+        yield from _parquet_lines(path) if is_parquet else _csv_lines(path)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected a readable table, found: {reason}") from error
+
+
+def read_header(path: Path, lines: Iterator[Cells]) -> list[str]:
+    """Take the names of the columns from the lines of a table.
+
+    Raises:
+        ConfigError: Two columns have the same name.
+    """
+    names = [as_text(cell) for cell in next(lines, ())]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{path}: expected each column once, found more of {some(repeated)}")
+    return names
+
+
+def as_text(cell: object) -> str:
+    """Return a cell as text, empty where nothing is known."""
+    missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
+    return "" if missing else str(cell).strip()
+
+
+def check_ids(path: Path, case_ids: Sequence[str]) -> None:
+    """Make sure that each row of a table is a case of its own, whose id can name a file.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    for case_id, count in Counter(case_ids).items():
+        if not case_id or case_id.startswith(".") or not case_id.isprintable() or "/" in case_id:
+            raise ConfigError(f"{path}: expected case ids that can name a file, found {case_id!r}")
+        if count > 1:
+            raise ConfigError(f"{path}: expected each case once, found {case_id} {count} times")
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """List the first of many names."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _csv_lines(path: Path) -> Iterator[Cells]:
+    width = 0
+    # Excel puts a byte order mark in front.
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        for cells in reader:
+            width = width or len(cells)
+            if cells and len(cells) != width:
+                raise ConfigError(
+                    f"{path}: line {reader.line_num}: expected {width} cells, found {len(cells)}"
+                )
+            if cells:
+                yield cells
+
+
+def _parquet_lines(path: Path) -> Iterator[Cells]:
+    with pq.ParquetFile(path) as file:
+        yield file.schema_arrow.names
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
