@@ -64,7 +64,9 @@ def test_a_loaded_bundle_is_the_one_that_was_saved(tmp_path: Path, name: str) ->
     assert loaded.manifest == saved.manifest == read_manifest(path)
     expected = risks(saved, a_bag())
     assert risks(loaded, a_bag()) == expected
-    assert len({value for row in expected for value in row}) == 4
+    uses_rna = "rna" in saved.members[0].fusion.config.modalities
+    answers = {round(value, 5) for row in expected for value in row}
+    assert len(answers) == (4 if uses_rna else 2)
     there = MAPPING.time([-2.0, 0.0, 3.0]).tolist()
     assert loaded.mapping.time([-2.0, 0.0, 3.0]).tolist() == there
     assert not any(member.fusion.training for member in loaded.members)

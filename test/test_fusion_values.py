@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
+from by_hand import Array, Weights, count, linear, shuffled
 from toy_fusions import DIMS, build_toy, toy_cases
 
 from model.batch import Batch, Dims, collate
@@ -14,8 +13,6 @@ from model.fusion import build_fusion
 from model.fusion.concat import Concat
 from model.fusion.pairwise import Pairwise
 from model.fusion.pairwise_residual import PairwiseResidual
-
-Array = npt.NDArray[np.float64]
 
 PAPER = Dims(embedding=1024, genes=19_359, clinical=27)
 PAPER_COUNTS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -29,31 +26,20 @@ PAPER_COUNTS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "settings", "count"), PAPER_COUNTS.values(), ids=PAPER_COUNTS)
-def test_parameters_at_the_papers_widths(name: str, settings: dict[str, Any], count: int) -> None:
+@pytest.mark.parametrize(("name", "settings", "expected"), PAPER_COUNTS.values(), ids=PAPER_COUNTS)
+def test_parameters_at_the_papers_widths(
+    name: str, settings: dict[str, Any], expected: int
+) -> None:
     with torch.device("meta"):
         fusion = build_fusion(name, settings, PAPER)
-    assert sum(value.numel() for value in fusion.parameters()) == count
-
-
-def shuffled(fusion: nn.Module) -> dict[str, Array]:
-    """Give every parameter, biases too, a value of its own; return them."""
-    torch.manual_seed(5)
-    for value in fusion.parameters():
-        nn.init.normal_(value, std=0.5)
-    return {name: value.detach().double().numpy() for name, value in fusion.named_parameters()}
-
-
-def linear(weights: dict[str, Array], name: str, x: Array) -> Array:
-    y: Array = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-    return y
+    assert count(fusion) == expected
 
 
 def vectors(fusion: Concat | Pairwise | PairwiseResidual, batch: Batch) -> list[Array]:
     return [value.detach().double().numpy() for value in fusion.branches(batch).values()]
 
 
-def pair_blocks(weights: dict[str, Array], slide: Array, rna: Array, clinical: Array) -> Array:
+def pair_blocks(weights: Weights, slide: Array, rna: Array, clinical: Array) -> Array:
     """Return [f(slide, rna) ‖ f(slide, clinical) ‖ f(rna, clinical)], from the paper's equation."""
     blocks = []
     for index, (x, y) in enumerate([(slide, rna), (slide, clinical), (rna, clinical)]):

@@ -9,7 +9,7 @@ from toy_fusions import DIMS, build_toy
 from model.bundle import Bundle, Manifest, Member, Task
 from model.clinical import CategoryColumn, ClinicalSpec, NumberColumn
 from model.encoder import EncoderSpec
-from model.fusion import build_fusion
+from model.fusion import FUSIONS, build_fusion
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from model.survival import TimeMapping
@@ -42,10 +42,14 @@ CLINICAL = ClinicalSpec(
 
 
 def make_bundle(name: str = "pairwise", **changes: Any) -> Bundle:
-    """Make a bundle of two members whose patches would be six wide embeddings of no encoder."""
+    """Make a bundle of two members whose patches would be six wide embeddings of no encoder.
+
+    They can do without RNA.
+    """
+    uses_rna = "rna" in FUSIONS[name].Config().modalities
     members = tuple(
         Member(
-            fusion=build_toy(name, optional=("rna",), seed=seed),
+            fusion=build_toy(name, optional=("rna",) if uses_rna else (), seed=seed),
             rna=RNA,
             clinical=CLINICAL,
             risk_mean=0.25 * seed,

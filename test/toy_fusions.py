@@ -17,6 +17,23 @@ TOY_SETTINGS: dict[str, dict[str, Any]] = {
     "concat": _BRANCHES,
     "pairwise": _PAIRS,
     "pairwise_residual": _PAIRS,
+    "lmf": {**_BRANCHES, "rank": 3},
+    "hfb": {
+        "slide_width": 8,
+        "attention_width": 5,
+        "hidden": 6,
+        "inner": 4,
+        "between": 5,
+        "rank": 3,
+        "head": (9, 7),
+        "dropout": 0.1,
+    },
+    "porpoise": {"slide_width": 8, "attention_width": 5, "width": 7, "gated": 4},
+    "mlp": {"widths": (9, 7)},
+    "snn": {"widths": (9, 7)},
+    "abmil": {"width": 16, "attention_width": 8, "head": (12,)},
+    "meanpool": {"width": 8, "hidden": 7},
+    "deepattnmisl": {"phenotypes": 3, "width": 8, "hidden": 7},
 }
 """Settings that keep a fusion small; one that is not named here is built as published."""
 

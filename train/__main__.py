@@ -8,6 +8,7 @@ from pathlib import Path
 from model.errors import TriSurvError
 from train import commands
 from train.config import CohortConfig
+from train.models import describe_models
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(
         run=lambda o: commands.evaluate(o.bundle, _cohort(o), o.output, device=o.device)
     )
+
+    models = commands_.add_parser("models", help="list the fusions")
+    models.set_defaults(run=lambda o: commands.say(describe_models()))
 
     import_ = commands_.add_parser("import", help="turn a trained second-place model into a bundle")
     import_.add_argument("checkpoint", type=Path, help="the folder of its four files")

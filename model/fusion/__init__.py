@@ -6,10 +6,18 @@ from pydantic import ValidationError
 
 from model.batch import Dims
 from model.errors import ConfigError
+from model.fusion.abmil import Abmil
 from model.fusion.base import Fusion, FusionConfig
 from model.fusion.concat import Concat
+from model.fusion.deepattnmisl import Deepattnmisl
+from model.fusion.hfb import Hfb
+from model.fusion.lmf import Lmf
+from model.fusion.meanpool import Meanpool
+from model.fusion.mlp import Mlp
 from model.fusion.pairwise import Pairwise
 from model.fusion.pairwise_residual import PairwiseResidual
+from model.fusion.porpoise import Porpoise
+from model.fusion.snn import Snn
 
 __all__ = ["FUSIONS", "Fusion", "FusionConfig", "build_fusion", "read_settings"]
 
@@ -17,6 +25,14 @@ FUSIONS: dict[str, type[Fusion]] = {
     "concat": Concat,
     "pairwise": Pairwise,
     "pairwise_residual": PairwiseResidual,
+    "lmf": Lmf,
+    "hfb": Hfb,
+    "porpoise": Porpoise,
+    "mlp": Mlp,
+    "snn": Snn,
+    "abmil": Abmil,
+    "meanpool": Meanpool,
+    "deepattnmisl": Deepattnmisl,
 }
 
 

@@ -39,9 +39,16 @@ class Fusion(nn.Module, ABC):
 
     Adding one: write a Config and a class in `model/fusion/<name>.py`, and name the class in
     `FUSIONS`. The contract tests then apply by themselves.
+
+    Attributes:
+        Config: Its settings; the defaults are the paper's.
+        PAPER: Who published it, and where.
+        CODE: The authors' code and its licence. The classes here follow the equations, not it.
     """
 
     Config: ClassVar[type[FusionConfig]]
+    PAPER: ClassVar[str]
+    CODE: ClassVar[str]
 
     def __init__(self, config: FusionConfig, dims: Dims) -> None:
         super().__init__()

@@ -21,6 +21,11 @@ class Concat(Fusion):
     """logits = Linear([slide ‖ rna ‖ clinical]), or an MLP in its place."""
 
     Config = ConcatConfig
+    PAPER = (
+        'ABMIL_Surv of Keshvarikhojasteh, Pluim and Veta 2026, "Attention-based multimodal '
+        'survival prediction with cross-modal bilinear fusion", arXiv:2605.13897'
+    )
+    CODE = "hassancpu/ChimeraChallenge2025_Task_3, MIT"
 
     def __init__(self, config: ConcatConfig, dims: Dims) -> None:
         super().__init__(config, dims)

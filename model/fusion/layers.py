@@ -1,6 +1,7 @@
 """Parts that several fusions share."""
 
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +18,18 @@ def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
         if index:
             layers.append(nn.Dropout(dropout))
         layers += [nn.Linear(widths[index], widths[index + 1]), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def snn(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
+    """Build self-normalising layers: Linear, ELU, alpha dropout.
+
+    Source: Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515, with the
+    ELU that survival models use in place of its SELU.
+    """
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        layers += [nn.Linear(width_in, width_out), nn.ELU(), nn.AlphaDropout(dropout)]
     return nn.Sequential(*layers)
 
 
@@ -70,6 +83,22 @@ class StandIn(nn.Module):
         return torch.where(present[:, None], vector, self.vector)
 
 
+class StandIns(nn.ModuleDict):
+    """The stand-ins of those modalities that a case may lack."""
+
+    def __init__(self, widths: Mapping[Modality, int], optional: Sequence[Modality]) -> None:
+        super().__init__({name: StandIn(widths[name]) for name in optional})
+
+    def forward(
+        self, vectors: Mapping[Modality, torch.Tensor], batch: Batch
+    ) -> dict[Modality, torch.Tensor]:
+        """Return modality → (B, width), where absent the stand-in, in the order given."""
+        return {
+            name: self[name](vector, batch.present(name)) if name in self else vector
+            for name, vector in vectors.items()
+        }
+
+
 class BranchesConfig(FusionConfig):
     """Widths of the three branches; the defaults are those of the paper's public repository."""
 
@@ -102,16 +131,12 @@ class Branches(nn.Module):
             )
         if "rna" in self.widths:
             self.rna = mlp((dims.genes, *config.rna_widths), config.dropout)
-        self.stand_ins = nn.ModuleDict(
-            {name: StandIn(self.widths[name]) for name in config.optional}
-        )
+        self.stand_ins = StandIns(self.widths, config.optional)
 
     def forward(self, batch: Batch) -> dict[Modality, torch.Tensor]:
         """Return modality → vector (B, width), in the order of MODALITIES."""
-        vectors = {name: self._encode(name, batch) for name in self.widths}
-        for name in self.widths:
-            if name in self.stand_ins:
-                vectors[name] = self.stand_ins[name](vectors[name], batch.present(name))
+        encoded = {name: self._encode(name, batch) for name in self.widths}
+        vectors: dict[Modality, torch.Tensor] = self.stand_ins(encoded, batch)
         return vectors
 
     def attention(self, batch: Batch) -> torch.Tensor:
@@ -154,6 +179,13 @@ class LowRankBilinear(nn.Module):
         return joined
 
 
+def check_pairs(modalities: Sequence[Modality]) -> None:
+    """Raise a ValueError unless there are two modalities to pair."""
+    if len(set(modalities)) < 2:
+        found = ", ".join(modalities)
+        raise ValueError(f"modalities: expected two or more to pair, found {found}")
+
+
 class PairsConfig(BranchesConfig):
     """Rank and output widths of the bilinear blocks, one for each pair of modalities."""
 
@@ -164,9 +196,7 @@ class PairsConfig(BranchesConfig):
 
     @model_validator(mode="after")
     def _two_modalities(self) -> "PairsConfig":
-        if len(set(self.modalities)) < 2:
-            found = ", ".join(self.modalities)
-            raise ValueError(f"modalities: expected two or more to pair, found {found}")
+        check_pairs(self.modalities)
         return self
 
 

@@ -15,6 +15,11 @@ class Pairwise(Fusion):
     """logits = Linear([f(slide, rna) ‖ f(slide, clinical) ‖ f(rna, clinical)])."""
 
     Config = PairsConfig
+    PAPER = (
+        'ABMIL_Surv_PG of Keshvarikhojasteh, Pluim and Veta 2026, "Attention-based multimodal '
+        'survival prediction with cross-modal bilinear fusion", arXiv:2605.13897'
+    )
+    CODE = "hassancpu/ChimeraChallenge2025_Task_3, MIT"
 
     def __init__(self, config: PairsConfig, dims: Dims) -> None:
         super().__init__(config, dims)

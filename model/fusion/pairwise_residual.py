@@ -16,6 +16,11 @@ class PairwiseResidual(Fusion):
     """logits = Linear([pairs ‖ slide ‖ rna ‖ clinical])."""
 
     Config = PairsConfig
+    PAPER = (
+        'ABMIL_Surv_PG_Res of Keshvarikhojasteh, Pluim and Veta 2026, "Attention-based multimodal '
+        'survival prediction with cross-modal bilinear fusion", arXiv:2605.13897'
+    )
+    CODE = "hassancpu/ChimeraChallenge2025_Task_3, MIT"
 
     def __init__(self, config: PairsConfig, dims: Dims) -> None:
         super().__init__(config, dims)
