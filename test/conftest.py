@@ -1,8 +1,12 @@
 """What several test files share, made once a run: small bundles and a slide to score with them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from model.predictor import Predictor
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,14 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     from jobs import record_contents, slide_contents
 
     return {**slide_contents(tmp_path_factory.mktemp("slide")), **record_contents()}
+
+
+@pytest.fixture(scope="session")
+def lenient_predictor(lenient_bundle: Path) -> "Predictor":
+    """Return the lenient bundle, ready to score."""
+    import torch
+
+    from model.bundle import Bundle
+    from model.predictor import Predictor
+
+    return Predictor(Bundle.load(lenient_bundle), weights_dirs=[], device=torch.device("cpu"))

@@ -7,13 +7,13 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synthetic import no_warning
 
 from model.batch import Bag
 from model.case import Case
 from model.encoder import ENCODERS
 from model.errors import Warn
 from model.patches import PatchSpec
-from synthetic import no_warning
 from train.foreign_bags import ForeignBags
 
 WIDTH = 6

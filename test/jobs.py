@@ -22,9 +22,9 @@ from job_files import (
     write_json,
 )
 from numpy.typing import NDArray
+from synthetic import GLASS, tissue_slide, write_mask_pyramid, write_pyramid
 
 import inference
-from synthetic import GLASS, tissue_slide, write_mask_pyramid, write_pyramid
 from train.simulate_records import clinical_record, rna_record
 
 ANSWER = "likelihood-of-bladder-cancer-recurrence.json"
@@ -104,7 +104,7 @@ def write_job(
     return job
 
 
-def slide_contents(folder: Path, *, width_px: int = 1600, height_px: int = 1400) -> dict[str, Path]:
+def slide_contents(folder: Path, *, width_px: int = 1300, height_px: int = 1050) -> dict[str, Path]:
     """Write a slide of 0.25 µm/px and its mask, and return them by slug."""
     picture, tissue = tissue_slide(width_px, height_px, seed=3)
     slide, mask = folder / "slide.tif", folder / "mask.tif"

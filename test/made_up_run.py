@@ -5,86 +5,101 @@ from pathlib import Path
 import numpy as np
 from toy_bundles import make_bundle
 
-from model.batch import Dims
 from model.case import Case, Record, SlideFile
 from model.encoder import ENCODERS
 from model.interface import ClinicalSchema, Interface, Output
 from model.patches import PatchSpec
-from train.cohort import LabelledCase, stratified_folds
+from train.cohort import LabelledCase
 from train.config import CohortConfig, FoldsConfig, TrainConfig
 from train.crossval import FoldResult, Run
 from train.dataset import Bags
 from train.loop import EpochLog
 
-__all__ = ["Dims", "interface", "made_up_cases", "made_up_results", "made_up_run"]
+SCHEMA = ClinicalSchema(numbers=("age",), categories=("sex", "stage"), missing=("unknown",))
 
 
-def interface(unit: str = "months") -> Interface:
+def make_interface(unit="months"):
     return Interface(
         name="made_up",
         endpoint="time to recurrence of a made-up tumour",
         sockets=(),
-        clinical=ClinicalSchema(
-            numbers=("age",), categories=("sex", "stage"), missing=("unknown",)
-        ),
+        clinical=SCHEMA,
         output=Output(path="answer.json", unit=unit, direction="time"),
     )
 
 
-def made_up_cases(n=176, seed=0, *, events=0.4, per_month=1.0):
-    """Return cases of two centres and the log hazard (n,) that their times follow."""
+def make_cases(n=176, seed=0, *, events=0.4, months_per_unit=1):
+    """Return cases of two centres, and the log hazard (n,) that their times follow."""
     draw = np.random.default_rng(seed)
-    hazard = draw.normal(size=n)
-    late = 60 * draw.exponential(np.exp(-hazard)) ** 1.1
-    end = draw.uniform(0, 1, n)
+    log_hazard = 1.2 * draw.normal(size=n)
+    late = 80 * draw.exponential(size=n) * np.exp(-log_hazard)
+    end = draw.uniform(size=n)
     end *= np.quantile(late / end, events)
-    time = np.maximum(np.ceil(np.minimum(late, end)), 1) * per_month
+    months = np.maximum(np.ceil(np.minimum(late, end)), 1)
     centres = np.where(draw.random(n) < 0.3, "3B", "3A")
-    return [
+    cases = [
         LabelledCase(
-            case=Case(
-                f"{centre}_{i:03d}",
-                slides=(SlideFile(Path(f"{i}.tif")),),
-                rna=Record({"TP53": 1.0, "KRT5": 2.0}, Path("rna.json")) if i % 9 else None,
-                clinical=Record(
-                    {
-                        "age": "unknown" if i % 20 == 0 else 50 + i % 40,
-                        "sex": "female" if i % 4 == 0 else "male",
-                        "stage": "unknown" if i % 13 == 0 else "T1",
-                    },
-                    Path("clinical.json"),
-                ),
-            ),
+            case=_case(f"{centre}_{i:03d}", i),
             event=bool(late[i] <= end[i]),
-            time=float(time[i]),
+            time=float(months[i] / months_per_unit),
             centre=str(centre),
         )
         for i, centre in enumerate(centres)
-    ], hazard
+    ]
+    return cases, log_hazard
 
 
-def made_up_results(cases, risk, *, k=5, repeats=1, epochs=30):
-    """Return fold results whose risks are the given ones (n,) with a little noise a repeat."""
+def make_results(cases, risk, *, k=5, repeats=1, validated=True):
+    """Return the folds of a model whose risks are these (n,), and a little noise a repeat."""
     draw = np.random.default_rng(1)
     member = make_bundle().members[0]
     results = []
     for repeat in range(repeats):
-        for test in stratified_folds(cases, k, seed=[repeat]):
-            noisy = risk[test] + 0.1 * draw.normal(size=len(test))
-            steps = np.arange(epochs)
-            fall = 4.2 - 0.9 * (1 - np.exp(-steps / 9)) + 0.02 * draw.normal(size=epochs)
-            rise = 2.9 - 0.3 * np.exp(-(((steps - 12) / 9) ** 2)) + 0.03 * draw.normal(size=epochs)
+        for test in deal(len(cases), k, seed=repeat):
+            fall, rise = _losses(draw)
             log = [
-                EpochLog(i, float(a), float(b))
-                for i, (a, b) in enumerate(zip(fall, rise, strict=True))
+                EpochLog(epoch, loss, held_out if validated else None)
+                for epoch, (loss, held_out) in enumerate(zip(fall, rise, strict=True))
             ]
-            results.append(FoldResult(member, test, noisy, int(rise.argmin()) + 1, log))
+            noisy = risk[test] + 0.1 * draw.normal(size=len(test))
+            results.append(FoldResult(member, test, noisy, int(np.argmin(rise)) + 1, log))
     return results
 
 
-def made_up_run(folder, cases, *, unit="months", k=5, repeats=1):
-    config = TrainConfig(
-        output=folder, cohort=CohortConfig(root=folder), folds=FoldsConfig(k=k, repeats=repeats)
-    )
+def deal(n, k, seed=0):
+    """Return k disjoint test folds (m,) of n patients, drawn at random."""
+    order = np.random.default_rng(seed).permutation(n)
+    return [np.sort(order[fold::k]) for fold in range(k)]
+
+
+def make_run(folder, cases, *, unit="months"):
+    config = TrainConfig(output=folder, cohort=CohortConfig(root=folder), folds=FoldsConfig(k=5))
     bags = Bags(folder / "bags", ENCODERS["efficientnet_lite0"], PatchSpec())
-    return Run(config, interface(unit), cases, bags, warn=lambda _: None, say=lambda _: None)
+    return Run(config, make_interface(unit), cases, bags, warn=_ignore, say=_ignore)
+
+
+def _case(case_id, i):
+    """Every ninth case has no RNA, every 20th no age, every 13th no stage, every 11th no slide."""
+    record = {
+        "age": "unknown" if i % 20 == 0 else 50 + i % 40,
+        "sex": "female" if i % 4 == 0 else "male",
+        "stage": "unknown" if i % 13 == 0 else "T1",
+    }
+    return Case(
+        case_id,
+        slides=(SlideFile(Path(f"{i}.tif")),) if i % 11 else (),
+        rna=Record({"TP53": 1.0, "KRT5": 2.0}, Path("rna.json")) if i % 9 else None,
+        clinical=Record(record, Path("clinical.json")),
+    )
+
+
+def _losses(draw, epochs=30):
+    """Return a training loss that falls and a validation loss that rises again."""
+    step = np.arange(epochs)
+    fall = 4.2 - 0.9 * (1 - np.exp(-step / 9)) + 0.02 * draw.normal(size=epochs)
+    rise = 2.9 - 0.3 * np.exp(-(((step - 12) / 9) ** 2)) + 0.03 * draw.normal(size=epochs)
+    return fall.tolist(), rise.tolist()
+
+
+def _ignore(_text):
+    pass

@@ -20,6 +20,7 @@ from job_files import (
     socket_item,
     write_inputs,
 )
+
 from train.simulate import SimulateConfig, simulate_cohort
 
 SAMPLE = SimulateConfig(cases=1, seed=2026, centre_b=0, width_um=1536)

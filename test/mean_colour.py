@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synthetic import write_mha
 from torch import nn
 
 from model.encoder import Encoder, EncoderSpec
 from model.patches import PatchSpec
-from synthetic import write_mha
 
 SPEC = EncoderSpec(
     id="mean_colour",

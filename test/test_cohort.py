@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from job_files import CHIMERA, PRESETS
+from synthetic import no_warning
 
 from model.case import Record
 from model.errors import ConfigError
 from model.interface import Interface, read_interface
-from synthetic import no_warning
 from train.cohort import LabelledCase, outcomes, read_cohort
 from train.config import CohortConfig
 

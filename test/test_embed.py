@@ -12,10 +12,10 @@ import pytest
 import torch
 from mean_colour import PATCHES, SPEC, mean_colour, write_tissue
 from safetensors import safe_open
+from synthetic import no_warning, write_mha
 
 from model.case import Case, SlideFile
 from model.errors import ConfigError, Warn
-from synthetic import no_warning, write_mha
 from train import embed
 from train.embed import SlideEmbedder, bag_path, embed_cohort, identify, read_bag
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from job_files import CHIMERA
 from pydantic import ValidationError
+from synthetic import SLIDES, no_warning
 
 from model.case import Case
 from model.errors import ConfigError
-from synthetic import SLIDES, no_warning
 from train.cohort import LabelledCase, read_cohort
 from train.config import CohortConfig, FoldsConfig
 from train.folds import IntArray, centre_folds, file_folds, outer_folds, stratified_folds

@@ -19,12 +19,12 @@ from foreign_slides import (
 )
 from mean_colour import write_tissue
 from numpy.typing import NDArray
+from synthetic import no_warning
 
 from model.batch import Bag
 from model.case import Case, SlideFile
 from model.errors import CaseError, ConfigError
 from model.patches import PatchSpec
-from synthetic import no_warning
 from train.embed import bag_path, embed_cohort, identify, read_bag
 from train.foreign_bags import ForeignBags
 

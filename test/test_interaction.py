@@ -31,7 +31,9 @@ FIT = FitConfig(
 def as_fold(latents: Latents, rows: slice) -> Fold:
     """Give each case's factors as a bag of one patch, an RNA vector and a clinical record."""
     tensors = [torch.from_numpy(x[rows]).float() for x in (latents.h, latents.r, latents.c)]
-    inputs = tuple(CaseInputs(bag=h[None], rna=r, clinical=c) for h, r, c in zip(*tensors, strict=True))
+    inputs = tuple(
+        CaseInputs(bag=h[None], rna=r, clinical=c) for h, r, c in zip(*tensors, strict=True)
+    )
     return Fold(
         case_ids=tuple(str(i) for i in range(len(inputs))),
         inputs=inputs,

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from job_files import CHIMERA
+from synthetic import no_warning
 
 from model.case import Record, SlideFile
 from model.errors import CaseError, ConfigError
 from model.rna import RnaSpec
-from synthetic import no_warning
 from train.manifest import Tables, build_case, read_manifest, read_tables
 from train.rows import SUFFIXES
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydantic import ValidationError
+from synthetic import SLIDES, no_warning, tissue_slide
 
 from model.errors import CaseError
 from model.patches import PatchSpec, patch_grid, plan_reading, read_patches
 from model.slide import Slide, TissueMask, find_tissue
-from synthetic import SLIDES, no_warning, tissue_slide
 from train.pyramid import write_mask_pyramid, write_pyramid
 
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from synthetic import no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
 from model.pixels import WHOLE_MOST_PX, TiledSource, reduce_whole
 from model.slide import Slide, _mask_pixels
-from synthetic import no_warning, tissue_slide, write_mha, write_striped
 from train.pyramid import write_mask_pyramid, write_pyramid
 
 WIDTH, HEIGHT, MPP = 1200, 900, 0.5

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from synthetic import no_warning, tissue_slide
 
 from model.slide import Slide
-from synthetic import no_warning, tissue_slide
 from train.pyramid import Painting, write_pyramid
 
 

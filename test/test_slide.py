@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from synthetic import SLIDES, no_warning, tissue_slide, write_mha, write_striped, write_tiff
 
 from model.errors import CaseError
 from model.pixels import TiledSource
 from model.slide import Slide, _stated_mpp, is_placeholder
-from synthetic import SLIDES, no_warning, tissue_slide, write_mha, write_striped, write_tiff
 from train.pyramid import write_pyramid
 
 WIDTH, HEIGHT, MPP = 1200, 900, 0.5

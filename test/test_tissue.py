@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from synthetic import GLASS, SLIDES, blobs, no_warning, tissue_slide
 
 from model.slide import Slide, TissueMask, find_tissue
 from model.tissue import box_blur, otsu_threshold, tissue_pixels
-from synthetic import GLASS, SLIDES, blobs, no_warning, tissue_slide
 from train.pyramid import write_pyramid
 
 WIDTH, HEIGHT, MPP = 1200, 900, 0.5

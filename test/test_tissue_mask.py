@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from synthetic import SLIDES, blobs, no_warning, tissue_slide, write_mha, write_striped
 
 from model.patches import PatchSpec, patch_grid
 from model.slide import Slide, TissueMask, find_tissue
-from synthetic import SLIDES, blobs, no_warning, tissue_slide, write_mha, write_striped
 from train.pyramid import write_mask_pyramid, write_pyramid
 
 WIDTH, HEIGHT, MPP = 1200, 900, 0.5

@@ -1,13 +1,11 @@
 """What a fusion has to beat: Cox models, their late fusion and a random survival forest.
 
-A `View` turns records into covariates, a `Baseline` turns covariates into risks. Both are fitted on
-training cases alone, what they choose they choose on inner folds of these, and what they return
-scores any cases.
+Each is fitted on training cases alone, chooses what it chooses on inner folds of these, and scores
+any cases.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,24 +16,27 @@ from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
 from model.batch import Modality
-from model.case import Record
-from model.clinical import ClinicalSpec
 from model.interface import ClinicalSchema
-from model.rna import RnaSpec, Scale
-from train.cohort import LabelledCase, outcomes, stratified_folds
+from model.rna import Scale
+from train.cohort import outcomes
+from train.folds import stratified_folds
 from train.losses import cox_nll
-from train.tables import fit_histology, histology_bag
+from train.views import (
+    RANK_TOLERANCE,
+    Cases,
+    Clinical,
+    Components,
+    FloatArray,
+    Genes,
+    Histology,
+    Together,
+    View,
+)
 
-FloatArray = npt.NDArray[np.float64]
-Vector = npt.NDArray[np.float32]
-Cases = Sequence[LabelledCase]
-
-Columns = Callable[[Cases], FloatArray]
-"""Cases → covariates (n, p); a case without the modality gets zeros, the training mean."""
 Score = Callable[[Cases], FloatArray]
 """Cases → risks (n,), higher = earlier event."""
 
-_INNER_FOLDS = 4
+INNER_FOLDS = 4
 
 
 class Baseline(Protocol):
@@ -157,6 +158,37 @@ class LateFusion:
         return lambda others: np.sum([score(others) for score in scores], axis=0)
 
 
+def out_of_fold(
+    baseline: Baseline, cases: Cases, tests: Sequence[npt.NDArray[np.int64]]
+) -> FloatArray:
+    """Return each case's risk (n,) by models fitted without it, z-scored by their training risks.
+
+    Args:
+        baseline: What to fit, once a fold.
+        cases: The cohort.
+        tests: Positions of each fold's test cases; risks of a case in several are averaged.
+    """
+    total, count = np.zeros(len(cases)), np.zeros(len(cases))
+    for test in tests:
+        train, held = split(cases, test)
+        total[test] += z_scored(baseline.fit(train), train)(held)
+        count[test] += 1
+    return total / count
+
+
+def inner_folds(cases: Cases, k: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cases]]:
+    """Yield (training, validation) cases of k folds, the same for every model."""
+    for test in stratified_folds(cases, k, seed=[k]):
+        yield split(cases, test)
+
+
+def split(cases: Cases, test: npt.NDArray[np.int64]) -> tuple[Cases, Cases]:
+    """Return (the other cases, the test cases), given positions of the latter."""
+    held_out = set(test.tolist())
+    others = [case for index, case in enumerate(cases) if index not in held_out]
+    return others, [cases[index] for index in test]
+
+
 def z_scored(score: Score, cases: Cases) -> Score:
     """Return a score with mean 0 and standard deviation 1 over training cases."""
     own = score(cases)
@@ -198,11 +230,8 @@ def build_baselines(
 def _choose(view: View, path: Callable[[FloatArray, Cases], FloatArray], cases: Cases) -> int:
     """Return the column of a path of coefficients (p, K) with the least inner validation loss."""
     losses: list[FloatArray] = []
-    for test in stratified_folds(cases, _INNER_FOLDS, seed=[_INNER_FOLDS]):
-        held_out = set(test.tolist())
-        rest = [case for index, case in enumerate(cases) if index not in held_out]
+    for rest, held in inner_folds(cases):
         columns = view.fit(rest)
-        held = [cases[index] for index in test]
         risks = columns(held) @ path(columns(rest), rest)  # (m, K)
         losses.append(np.array([_cox_loss(risk, held) for risk in risks.T]))
     return int(np.argmin(np.mean(losses, axis=0)))

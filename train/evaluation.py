@@ -152,7 +152,11 @@ def _order_questions(risk: Array, outcome: Outcome, unit: Unit) -> list[_Questio
     ]
     for months in AUC_MONTHS:
         at = months / MONTHS_PER[unit]
-        auc = partial(dynamic_auc, train=outcome, at=at)
+        auc = _only_if(
+            at < outcome.time.max(),
+            partial(dynamic_auc, train=outcome, at=at),
+            f"nobody is followed beyond {at:g} {unit}",
+        )
         metrics.append((f"auc_{months}_months", f"AUC at {at:g} {unit}", auc))
     integral = _on(grid, partial(integrated_auc, train=outcome, times=grid))
     metrics.append(("auc_integrated", f"AUC, integrated {_span(grid, unit)}", integral))
@@ -274,14 +278,16 @@ def _grid(outcome: Outcome, tau: float) -> Array:
 
 
 def _on(grid: Array, metric: Metric) -> Metric:
-    """Return a metric that has no value on an empty grid."""
+    return _only_if(len(grid) > 0, metric, "too few events within the follow-up")
 
-    def with_grid(prediction: npt.NDArray[np.float64], outcome: Outcome) -> float:
-        if not len(grid):
-            raise NotComputableError("too few events within the follow-up")
-        return metric(prediction, outcome)
 
-    return with_grid
+def _only_if(possible: bool, metric: Metric, reason: str) -> Metric:
+    """Return the metric, or one that never has a value and says why."""
+
+    def none(prediction: npt.NDArray[np.float64], outcome: Outcome) -> float:
+        raise NotComputableError(reason)
+
+    return metric if possible else none
 
 
 def _span(grid: Array, unit: Unit) -> str:

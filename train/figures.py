@@ -10,6 +10,7 @@ import numpy as np
 from lifelines import KaplanMeierFitter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.interface import MONTHS_PER, Unit
 from train.crossval import FoldResult
@@ -41,7 +42,7 @@ _STYLE: Any = {
 def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
     """Draw the Kaplan-Meier curve of each risk group (n,) with the numbers at risk below."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 3.6 + 0.2 * n_groups), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 3.4 + 0.4 * n_groups), layout="constrained")
         curves, table = figure.subplots(
             2, 1, sharex=True, height_ratios=[10, 1 + 0.9 * n_groups], squeeze=True
         )
@@ -54,17 +55,18 @@ def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
             _draw_curve(curves, members, name, colour)
             for tick in ticks:
                 at_risk = int((members.time >= tick).sum())
-                table.text(tick, number, f"{at_risk}", color=colour, ha="center", va="center")
+                table.text(tick, number, f"{at_risk}", ha="center", va="center")
         curves.set(ylim=(0, 1.02), ylabel="event-free", xlim=(0, end))
         curves.set_xticks(ticks)
         curves.grid(axis="y", color=GRID, linewidth=0.6)
         curves.tick_params(labelbottom=True)
         curves.set_xlabel(unit)
-        curves.legend(loc="lower left", frameon=False, fontsize=9)
+        _legend_above(curves)
         table.set(ylim=(n_groups - 0.4, -0.6))
         table.set_yticks(range(n_groups), GROUP_NAMES[n_groups], fontsize=9)
         table.set_title("number at risk", loc="left", fontsize=9)
         table.tick_params(length=0, labelbottom=False)
+        table.tick_params(axis="y", pad=16)  # clear of the numbers at time 0
         table.spines[:].set_visible(False)
         return _svg(figure)
 
@@ -72,7 +74,7 @@ def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
 def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit) -> str:
     """Draw observed against predicted survival at one time, with intervals."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="ideal")
         predicted = np.array([point.predicted for point in points])
@@ -97,7 +99,7 @@ def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit
             aspect="equal",
         )
         axes.grid(color=GRID, linewidth=0.6)
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
+        _legend_above(axes)
         return _svg(figure)
 
 
@@ -105,7 +107,7 @@ def learning_figure(results: Sequence[FoldResult]) -> str:
     """Draw each fold's losses by epoch: in training, and on inner folds where there were some."""
     with matplotlib.rc_context(_STYLE):
         validated = any(entry.validation is not None for r in results for entry in r.log)
-        figure = Figure(figsize=(WIDTH_IN, 4.2 if validated else 2.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 4.5 if validated else 2.9), layout="constrained")
         panels = figure.subplots(2 if validated else 1, 1, sharex=True, squeeze=False)[:, 0]
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(results)))
         for number, (result, colour) in enumerate(zip(results, colours, strict=True)):
@@ -117,10 +119,11 @@ def learning_figure(results: Sequence[FoldResult]) -> str:
                 _draw_losses(panels[1], inner, result.epochs, name, colour)
         panels[0].set_ylabel("training loss")
         panels[-1].set_xlabel("epoch")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         if validated:
             panels[1].set_ylabel("validation loss")
         if len(results) <= 6:
-            panels[0].legend(frameon=False, fontsize=8, ncols=2)
+            _legend_above(panels[0], columns=3)
         return _svg(figure)
 
 
@@ -145,6 +148,18 @@ def forest_figure(rows: Sequence[tuple[str, Value]]) -> str:
         return _svg(figure)
 
 
+def _legend_above(axes: Axes, columns: int = 1) -> None:
+    """Put the legend where no curve can be."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        frameon=False,
+        fontsize=9,
+        ncols=columns,
+    )
+
+
 def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
     if not len(members.time):
         return
@@ -152,7 +167,7 @@ def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
     times = km.survival_function_.index.to_numpy()
     survival = km.survival_function_.iloc[:, 0].to_numpy()
     low, high = km.confidence_interval_.to_numpy().T
-    label = f"{name}: {len(members)} patients, {int(members.event.sum())} events"
+    label = f"{name}: {int(members.event.sum())} of {len(members)} patients had an event"
     axes.step(times, survival, where="post", color=colour, linewidth=1.8, label=label)
     axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     censored = np.unique(members.time[~members.event])

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 from lifelines import KaplanMeierFitter
 
 from model.errors import ConfigError, Warn
+from model.interface import MONTHS_PER, Unit
 from model.survival import Array, MappingKind, TimeMapping
-from train.calibrate import fit_mapping
+from train.calibrate import AT_RISK_AT_TAU, fit_mapping
 from train.estimate import Index, NotComputableError, Outcome
 from train.metrics import risk_groups
 
 IntArray = npt.NDArray[np.int64]
+
+CALIBRATION_MONTHS = 36
+LEAST_CALIBRATION_EVENTS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +116,11 @@ def cross_fit(
         others = outcome.take(rest)
         try:
             mapping = fit_mapping(
-                kind, event=others.event, time=others.time, risk=risk[rest], warn=warn
+                kind,
+                event=others.event,
+                time=others.time,
+                risk=risk[rest],
+                warn=partial(_warn_of_fold, fold, warn),
             )
         except ConfigError as error:
             raise NotComputableError(f"without fold {fold + 1}: {error}") from error
@@ -121,6 +129,10 @@ def cross_fit(
     if (mapping_of < 0).any() or sum(map(len, tests)) != len(risk):
         raise ConfigError("cross-fit: expected each patient in the test cases of one fold")
     return Forecast(risk, tuple(mappings), mapping_of)
+
+
+def _warn_of_fold(fold: int, warn: Warn, text: str) -> None:
+    warn(f"without fold {fold + 1}: {text}")
 
 
 def forecast_with(mapping: TimeMapping, risk: Array) -> Forecast:
@@ -140,6 +152,18 @@ class CalibrationPoint:
     observed: float
     low: float
     high: float
+
+
+def calibration_time(outcome: Outcome, unit: Unit) -> float:
+    """Return 36 months, or the events' median time where 36 months tell little.
+
+    That is where fewer than ten events came before, or less than a tenth is followed until then.
+    """
+    at = CALIBRATION_MONTHS / MONTHS_PER[unit]
+    events = (outcome.event & (outcome.time <= at)).sum()
+    if events >= LEAST_CALIBRATION_EVENTS and (outcome.time >= at).mean() >= AT_RISK_AT_TAU:
+        return at
+    return float(np.median(outcome.time[outcome.event]))
 
 
 def calibration(forecast: Forecast, outcome: Outcome, at: float) -> list[CalibrationPoint]:

@@ -118,6 +118,8 @@ class Draw:
 
     def case(self, index: int) -> CaseInputs:
         """Return one case, with what this epoch left of it."""
+        if self.config.max_patches is None and not self.fold.optional:
+            return self.fold.case(index)  # nothing to draw: on small tables most of an epoch
         rng = np.random.default_rng([*self.seed, index])
         case = subsample(self.fold.case(index), self.config.max_patches, rng)
         return drop_modalities(case, self.fold.optional, self.config.modality_dropout, rng)

@@ -9,46 +9,47 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model.bundle import Bundle
-from model.interface import MONTHS_PER, Interface, Unit
+from model.interface import Interface, Unit
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
 from train.cohort_table import CohortColumn, describe_cohort
 from train.crossval import FoldResult, Run, out_of_fold_risk
 from train.embed import bag_path
-from train.estimate import NotComputableError, Outcome, Unavailable, estimate
+from train.estimate import NotComputableError, Outcome, Unavailable
 from train.evaluation import RESAMPLES, Row, Value, evaluate_parts, evaluate_risks
 from train.figures import calibration_figure, forest_figure, km_figure, learning_figure
+from train.fold_table import FoldRow, describe_folds, first_repeat
 from train.forecast import (
     CalibrationPoint,
     Forecast,
-    IntArray,
     calibration,
+    calibration_time,
     cross_fit,
     forecast_with,
 )
-from train.loop import EpochLog
-from train.metrics import harrell_c
 from train.verdict import Compared, Verdict, compare_risks, judge, judge_alone
-
-CALIBRATION_MONTHS = 36
-LEAST_CALIBRATION_EVENTS = 10
 
 
 @dataclass(frozen=True)
-class FoldRow:
-    """One fold: its test patients and what the model, fitted without them, made of them."""
+class Evaluation:
+    """What was measured on patients that the model had not seen.
 
-    name: str
+    Attributes:
+        metrics: Harrell's C comes first, Uno's second.
+        centres: Harrell's C within each centre.
+        calibration: Predicted and observed survival at `calibration_at`.
+    """
+
     n: int
     events: int
-    centres: str
-    epochs: int
-    harrell_c: Value
-    log: list[EpochLog]
+    resamples: int
+    metrics: list[Row]
+    centres: dict[str, Value]
+    calibration_at: float
+    calibration: list[CalibrationPoint]
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,15 @@ class Report:
 
     verdict: Verdict
     kind: str
+    model: str
     endpoint: str
     unit: Unit
-    cohort: list[CohortColumn]
-    metrics: list[Row]
+    evaluation: Evaluation
     baselines: list[Compared]
-    centres: dict[str, Value]
+    cohort: list[CohortColumn]
     folds: list[FoldRow]
-    calibration_at: float
-    calibration: list[CalibrationPoint]
     settings: dict[str, Any]
     provenance: dict[str, Any]
-    resamples: int
     notes: list[str]
     figures: dict[str, str]
 
@@ -96,46 +94,36 @@ def training_report(
     forecast: Forecast | Unavailable
     try:
         forecast = cross_fit(
-            run.config.mapping, risk, outcome, _first_repeat(results), warn=notes.append
+            run.config.mapping, risk, outcome, first_repeat(results), warn=notes.append
         )
     except NotComputableError as error:
         forecast = Unavailable(str(error))
-    metrics = evaluate_risks(risk, outcome, forecast, unit=unit, resamples=resamples)
-    own = metrics[0].value
+    evaluation = _evaluate(run.cases, risk, forecast, unit=unit, resamples=resamples)
+    own = evaluation.metrics[0].value
     compared = compare_risks(risk, baselines, outcome, resamples=resamples)
-    at = calibration_time(outcome, unit)
-    points = calibration(forecast, outcome, at) if isinstance(forecast, Forecast) else []
+    model = run.config.fusion.name
+    forest = forest_figure([(model, own), *((row.name, row.harrell_c) for row in compared)])
+
+    def has_slide(case: LabelledCase) -> bool:
+        return bool(case.case.slides) or bag_path(run.bags.directory, case.case_id).is_file()
+
     return Report(
         verdict=judge(own, compared),
         kind="training run",
+        model=model,
         endpoint=run.interface.endpoint,
         unit=unit,
-        cohort=describe_cohort(
-            run.cases,
-            run.interface.clinical,
-            unit=unit,
-            has_slide=lambda case: (
-                bool(case.case.slides) or bag_path(run.bags.directory, case.case_id).is_file()
-            ),
-        ),
-        metrics=metrics,
+        evaluation=evaluation,
         baselines=compared,
-        centres=evaluate_parts(
-            risk, outcome, [case.centre for case in run.cases], resamples=resamples
-        ),
-        folds=_fold_rows(run.cases, results, resamples),
-        calibration_at=at,
-        calibration=points,
+        cohort=describe_cohort(run.cases, run.interface.clinical, unit=unit, has_slide=has_slide),
+        folds=describe_folds(run.cases, results, resamples=resamples),
         settings=_flatten(run.config.model_dump(mode="json")),
         provenance=dict(provenance),
-        resamples=resamples,
         notes=list(dict.fromkeys(notes)),
-        figures=_forecast_figures(forecast, outcome, at, points, unit)
-        | {
+        figures={
+            "forest": forest,
             "learning": learning_figure(results),
-            "forest": forest_figure(
-                [("this model", own), *((b.name, b.harrell_c) for b in compared)]
-            ),
+            **_figures(forecast, outcome, evaluation, unit),
         },
     )
 
@@ -146,40 +134,45 @@ def validation_report(
     cases: Sequence[LabelledCase],
     risk: Array,
     *,
-    notes: Sequence[str] = (),
+    seen: bool,
     resamples: int = RESAMPLES,
 ) -> Report:
-    """Evaluate a bundle's risks (n,) on the labelled cases of another cohort."""
-    outcome, unit = outcomes(cases), bundle.manifest.task.unit
+    """Evaluate a bundle on another cohort.
+
+    Args:
+        bundle: What gave the risks.
+        interface: Of the cohort.
+        cases: The labelled cases.
+        risk: (n,) their risks by the bundle.
+        seen: Whether the bundle was trained on these very patients.
+        resamples: Of the bootstrap.
+    """
+    manifest = bundle.manifest
+    unit = manifest.task.unit
     forecast = forecast_with(bundle.mapping, risk)
-    metrics = evaluate_risks(risk, outcome, forecast, unit=unit, resamples=resamples)
-    at = calibration_time(outcome, unit)
-    points = calibration(forecast, outcome, at)
+    evaluation = _evaluate(cases, risk, forecast, unit=unit, resamples=resamples)
     return Report(
-        verdict=judge_alone(metrics[0].value),
+        verdict=judge_alone(evaluation.metrics[0].value, seen=seen),
         kind="external validation",
-        endpoint=bundle.manifest.task.endpoint,
+        model=manifest.fusion,
+        endpoint=manifest.task.endpoint,
         unit=unit,
+        evaluation=evaluation,
+        baselines=[],
         cohort=describe_cohort(
             cases, interface.clinical, unit=unit, has_slide=lambda case: bool(case.case.slides)
         ),
-        metrics=metrics,
-        baselines=[],
-        centres=evaluate_parts(risk, outcome, [case.centre for case in cases], resamples=resamples),
         folds=[],
-        calibration_at=at,
-        calibration=points,
-        settings=_flatten({"fusion": bundle.manifest.fusion, "settings": bundle.manifest.settings}),
-        provenance={k: v for k, v in bundle.manifest.provenance.items() if isinstance(v, str)},
-        resamples=resamples,
-        notes=list(notes),
-        figures=_forecast_figures(forecast, outcome, at, points, unit),
+        settings=_flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
+        provenance=dict(manifest.provenance),
+        notes=[],
+        figures=_figures(forecast, outcomes(cases), evaluation, unit),
     )
 
 
 def write_report(directory: Path, report: Report) -> Path:
     """Write `report.json` and `report.html`, each whole or not at all; return the page's path."""
-    numbers = {key: value for key, value in asdict(report).items() if key != "figures"}
+    numbers = {name: value for name, value in asdict(report).items() if name != "figures"}
     _write(directory / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -188,111 +181,67 @@ def write_report(directory: Path, report: Report) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": show_number, "p_value": show_p}
+    environment.filters |= {"number": _number, "p_value": _p_value}
     environment.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
     page = directory / "report.html"
     _write(page, environment.get_template("report.html.jinja").render(vars(report)))
     return page
 
 
-def calibration_time(outcome: Outcome, unit: Unit) -> float:
-    """Return 36 months, or the median event's time where 36 months tell little.
-
-    That is where fewer than ten events came before, or less than a tenth is followed until then.
-    """
-    at = CALIBRATION_MONTHS / MONTHS_PER[unit]
-    events = (outcome.event & (outcome.time <= at)).sum()
-    followed = (outcome.time >= at).mean()
-    if events >= LEAST_CALIBRATION_EVENTS and followed >= 0.1:
-        return at
-    return float(np.median(outcome.time[outcome.event]))
-
-
-def show_number(value: float, digits: int = 3, *, signed: bool = False) -> str:
-    """Return a number with so many decimals and a true minus sign."""
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
-
-
-def show_p(value: float) -> str:
-    """Return a p-value."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-# -- parts ---------------------------------------------------------------------------------------
-
-
-def _first_repeat(results: Sequence[FoldResult]) -> list[IntArray]:
-    """Return the test patients of the folds of the first repeat, in which each is once."""
-    return _repeats(results)[0]
-
-
-def _repeats(results: Sequence[FoldResult]) -> list[list[IntArray]]:
-    """Return each repeat's folds: a repeat ends where its patients come again."""
-    repeats: list[list[IntArray]] = []
-    seen: set[int] = set()
-    for result in results:
-        test = set(result.test.tolist())
-        if not repeats or seen & test:
-            repeats.append([])
-            seen = set()
-        repeats[-1].append(result.test)
-        seen |= test
-    return repeats
-
-
-def _fold_rows(
-    cases: Sequence[LabelledCase], results: Sequence[FoldResult], resamples: int
-) -> list[FoldRow]:
-    repeats = _repeats(results)
-    names = [
-        f"{repeat + 1}.{fold + 1}" if len(repeats) > 1 else f"{fold + 1}"
-        for repeat, tests in enumerate(repeats)
-        for fold in range(len(tests))
-    ]
-    rows = []
-    for name, result in zip(names, results, strict=True):
-        tested = [cases[i] for i in result.test]
-        own = outcomes(tested)
-        centres = [case.centre for case in tested]
-        rows.append(
-            FoldRow(
-                name=name,
-                n=len(tested),
-                events=int(own.event.sum()),
-                centres=", ".join(f"{c} {centres.count(c)}" for c in sorted(set(centres))),
-                epochs=result.epochs,
-                harrell_c=estimate(harrell_c, result.risk, own, resamples=resamples),
-                log=result.log,
-            )
-        )
-    return rows
-
-
-def _forecast_figures(
+def _evaluate(
+    cases: Sequence[LabelledCase],
+    risk: Array,
     forecast: Forecast | Unavailable,
-    outcome: Outcome,
-    at: float,
-    points: Sequence[CalibrationPoint],
+    *,
     unit: Unit,
+    resamples: int,
+) -> Evaluation:
+    outcome = outcomes(cases)
+    at = calibration_time(outcome, unit)
+    return Evaluation(
+        n=len(outcome),
+        events=int(outcome.event.sum()),
+        resamples=resamples,
+        metrics=evaluate_risks(risk, outcome, forecast, unit=unit, resamples=resamples),
+        centres=evaluate_parts(risk, outcome, [case.centre for case in cases], resamples=resamples),
+        calibration_at=at,
+        calibration=[] if isinstance(forecast, Unavailable) else calibration(forecast, outcome, at),
+    )
+
+
+def _figures(
+    forecast: Forecast | Unavailable, outcome: Outcome, evaluation: Evaluation, unit: Unit
 ) -> dict[str, str]:
+    """Draw what needs survival curves."""
     if isinstance(forecast, Unavailable):
         return {}
-    return {
+    figures = {
         "halves": km_figure(forecast.groups(2), outcome, 2, unit),
         "thirds": km_figure(forecast.groups(3), outcome, 3, unit),
-        "calibration": calibration_figure(points, at, unit),
     }
+    if evaluation.calibration:
+        figures["calibration"] = calibration_figure(
+            evaluation.calibration, evaluation.calibration_at, unit
+        )
+    return figures
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings under dotted names."""
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat
+
+
+def _number(value: float, digits: int = 3, *, signed: bool = False) -> str:
+    """Return a number with so many decimals and a true minus sign."""
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def _p_value(value: float, equals: str = "") -> str:
+    return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from model.batch import Modality
 from model.case import Case, Record
-from model.errors import ConfigError, Warn
+from model.errors import ConfigError
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec
 from train.cohort import LabelledCase, check_outcomes
@@ -28,7 +28,7 @@ SCHEMA = ClinicalSchema(numbers=("age", "stage"), categories=("sex",))
 _STAGES = {"0": 0, "I": 1, "II": 2, "III": 3, "IV": 4}
 _HISTOLOGY_SUFFIXES = ("_HE", "_FFPE")  # the other columns are outcomes and clinical fields
 _DAYS_PER_MONTH = 365.25 / 12
-_MOST_MISSING = 0.2  # of a slide's features; two slides lack those of necrosis, 12 %
+_MOST_MISSING = 0.2  # of a slide's features; a few slides lack those of necrosis, 12 %
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,10 @@ def fit_histology(cases: Sequence[LabelledCase]) -> RnaSpec:
     return RnaSpec.fit(records, scale="log", max_missing=_MOST_MISSING)
 
 
-def histology_bag(
-    case: LabelledCase, spec: RnaSpec, *, warn: Warn
-) -> npt.NDArray[np.float32] | None:
+def histology_bag(case: LabelledCase, spec: RnaSpec) -> npt.NDArray[np.float32] | None:
     """Return a case's standardised features, a row a slide (N, D), or None without slides."""
-    rows = [spec.apply(record, warn=warn) for record in _slides(case)]
+    # The few slides without features of necrosis are known: no line about them in each fold.
+    rows = [spec.apply(record, warn=lambda text: None) for record in _slides(case)]
     return np.stack(rows) if rows else None
 
 

@@ -89,11 +89,21 @@ def judge(own: Value, compared: Sequence[Compared]) -> Verdict:
     return Verdict(beats, best.name, sentence)
 
 
-def judge_alone(own: Value) -> Verdict:
-    """Say whether the risks order the patients of an external cohort better than chance."""
+def judge_alone(own: Value, *, seen: bool = False) -> Verdict:
+    """Say whether the risks order a cohort's patients better than chance.
+
+    Args:
+        own: Their C-index.
+        seen: Whether the model was trained on these very patients, which leaves nothing to say.
+    """
     if isinstance(own, Unavailable):
         return Verdict(None, "chance", f"The C-index {own}.")
     numbers = f"C-index {with_interval(own)}"
+    if seen:
+        sentence = (
+            f"This is no validation, the model was trained on these very patients: {numbers}."
+        )
+        return Verdict(None, "chance", sentence)
     if own.low is None:
         sentence = f"Too few patients to say whether the risks order them: {numbers}."
         return Verdict(None, "chance", sentence)

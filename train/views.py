@@ -75,7 +75,7 @@ class Histology:
         spec = fit_histology(cases)
 
         def average(case: LabelledCase) -> Vector | None:
-            bag = histology_bag(case, spec, warn=_silent)
+            bag = histology_bag(case, spec)
             return None if bag is None else bag.mean(axis=0)
 
         return partial(_rows, average, width=len(spec.genes))
@@ -128,4 +128,4 @@ def _rows(
 
 
 def _silent(_: str) -> None:
-    """Drop a warning: the fusion beside the baselines gives it for the same record."""
+    """Drop a warning: whoever reads the cohort for the model proper gives it."""

@@ -1,0 +1,262 @@
+"""The benchmark command: tables to page, resumed from what is on disk, and the bars it holds."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lifelines.utils import concordance_index
+from table_files import write_tables
+
+from model.batch import Modality
+from model.errors import ConfigError
+from train.baselines import build_baselines, out_of_fold
+from train.benchmark import run_benchmark
+from train.benchmark_config import BenchmarkConfig, CohortTable
+from train.benchmark_results import read_published
+from train.benchmark_scores import CohortRisks, ModelRisks, Scores, score
+from train.cohort import outcomes
+from train.config import read_toml
+from train.estimate import Outcome
+from train.metrics import harrell_c
+from train.tables import SCHEMA, read_table
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CONFIGS = Path(__file__).resolve().parents[1] / "train" / "configs" / "benchmark"
+
+CONFIG = """
+data = "{root}/data"
+output = "{root}/runs"
+results = "{root}/RESULTS.md"
+seeds = [0, 1]
+resamples = 30
+
+[fit]
+epochs = 2
+inner_folds = 2
+learning_rate = 1e-2
+
+[[cohorts]]
+source = "survpath"
+study = "abcd"
+modalities = ["rna", "clinical"]
+
+[[models]]
+label = "MLP on RNA"
+name = "concat"
+modalities = ["rna"]
+settings = {{ rna_widths = [4] }}
+baseline = true
+
+[[models]]
+label = "MLP on histology"
+name = "concat"
+modalities = ["slide"]
+baseline = true
+
+[[models]]
+label = "pairwise"
+name = "pairwise"
+settings = {{ rna_widths = [4], rank = 2, rna_clinical = 2 }}
+
+[[published]]
+study = "abcd"
+endpoint = "DSS"
+source = "A paper"
+selection = "best epoch on the reported fold"
+[published.values]
+Theirs = [0.712, 0.034]
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("benchmark")
+    write_tables(root / "data")
+    path = root / "config.toml"
+    path.write_text(CONFIG.format(root=root))
+    return path
+
+
+@pytest.fixture(scope="module")
+def said(config: Path) -> list[str]:
+    """Run the benchmark once, and return what it said."""
+    lines: list[str] = []
+    run_benchmark(config, [], lines.append)
+    return lines
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_model_and_says_how_it_was_run(config: Path, said: list[str]) -> None:
+    page = (config.parent / "RESULTS.md").read_text()
+
+    assert "## ABCD, RNA + clinical" in page
+    assert f"python -m train benchmark {config}" in page
+    assert "89 patients" in page
+    for model in ("Kaplan-Meier", "joint Cox", "late fusion", "MLP on RNA", "pairwise *(fusion)*"):
+        assert f"\n| {model} | " in page
+    assert "MLP on histology" not in page  # this cohort has none
+    assert "- A paper; DSS; best epoch on the reported fold: Theirs 0.712 ± 0.034" in page
+    assert "MCAT (wsi+omics) 0.624 ± 0.038, SNN (omics) 0.540" in page
+    assert "0.99" not in page  # another study's
+    assert said[-1].startswith(f"wrote {config.parent / 'RESULTS.md'}")
+
+
+def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str]) -> None:
+    """The pooled C-index by lifelines, of the mean over the two seeds."""
+    folder = config.parent / "runs" / "abcd-rna-clinical"
+    runs = [json.loads((folder / f"pairwise-seed{s}.json").read_text()) for s in (0, 1)]
+    cases = read_table(
+        config.parent / "data", "survpath", "abcd", endpoint="dss", modalities=("rna", "clinical")
+    ).cases
+    ids = [case.case_id for case in cases]
+    assert list(runs[0]["risk"]) == ids
+
+    risk = np.mean([[run["risk"][i] for i in ids] for run in runs], axis=0)
+    outcome = outcomes(cases)
+    expected = concordance_index(outcome.time, -risk, outcome.event)
+
+    page = (config.parent / "RESULTS.md").read_text()
+    line = next(row for row in page.splitlines() if row.startswith("| pairwise *(fusion)*"))
+    assert line.startswith(f"| pairwise *(fusion)* | {expected:.3f} [")
+
+
+def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> None:
+    before = (config.parent / "RESULTS.md").read_text()
+    again: list[str] = []
+
+    run_benchmark(config, [], again.append)
+
+    assert len(said) == 8 + 2 * 2 + 1  # baselines, two deep models of two seeds, the page
+    assert len(again) == 1
+    assert (config.parent / "RESULTS.md").read_text() == before
+
+
+def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
+    again: list[str] = []
+
+    run_benchmark(
+        config, ["fit.epochs=1", "seeds=[0]", f"results={config.parent}/other.md"], again.append
+    )
+
+    assert [Path(line.split(":")[0]).name for line in again[:-1]] == [
+        "mlp-on-rna-seed0.json",
+        "pairwise-seed0.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fit.inner_folds=0", "fit.inner_folds: expected at least 2"),
+        ("seeds=[]", "seeds: Tuple should have at least 1 item"),
+        ("data=nowhere", "tcga_abcd_metadata.csv.gz: expected a readable table"),
+        ("colour=red", "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_config_is_one_line(config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run_benchmark(config, [override], print)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configs_are_valid(path: Path) -> None:
+    config = read_toml(BenchmarkConfig, path)
+
+    assert {model.name for model in config.models if not model.baseline} == {
+        "concat",
+        "pairwise",
+        "pairwise_residual",
+    }
+
+
+def test_published_numbers_need_their_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"published_results\.csv: expected a readable CSV"):
+        read_published(tmp_path, "abcd")
+
+
+# -- the scores ----------------------------------------------------------------------------------
+
+
+def made_up(*, noise: float) -> Scores:
+    """Score a good baseline, a useless one, and a fusion that is better or worse than the first."""
+    rng = np.random.default_rng(0)
+    n = 300
+    truth = rng.normal(size=n)
+    outcome = Outcome(event=rng.random(n) < 0.6, time=rng.exponential(np.exp(-2 * truth)) + 1e-6)
+
+    def noisy(sd: float, seeds: int = 1) -> np.ndarray:
+        return truth + rng.normal(size=(seeds, n)) * sd
+
+    models = (
+        ModelRisks("clinical Cox", True, noisy(1.0), 1.0),
+        ModelRisks("nothing", True, np.zeros((1, n)), 1.0),
+        ModelRisks("concat", False, noisy(1.0), 1.0),
+        ModelRisks("fusion", False, noisy(noise, seeds=2), 1.0),
+    )
+    cohort = CohortTable(source="survpath", study="abcd", modalities=("clinical",))
+    return score(CohortRisks(cohort, outcome, np.arange(n) % 3, models), resamples=100)
+
+
+def test_lines_hold_c_indices_and_leads() -> None:
+    scores = made_up(noise=0.2)
+    cox, nothing, concat, fusion = scores.lines
+    models, outcome = scores.risks.models, scores.risks.outcome
+
+    assert scores.best is cox
+    assert scores.fusions == [concat, fusion]
+    assert nothing.pooled.value == 0.5
+    mean = models[3].risks.mean(axis=0)
+    assert fusion.pooled.value == pytest.approx(harrell_c(mean, outcome))
+    assert fusion.seeds == tuple(harrell_c(risk, outcome) for risk in models[3].risks)
+    assert fusion.folds == tuple(
+        harrell_c(mean[fold::3], outcome.take(np.arange(fold, 300, 3))) for fold in range(3)
+    )
+    assert fusion.lead is not None
+    assert fusion.lead.value == pytest.approx(fusion.pooled.value - cox.pooled.value)
+    assert fusion.lead.low is not None
+    assert fusion.lead.low > 0
+    assert fusion.gain is not None
+    assert fusion.gain.value == pytest.approx(fusion.pooled.value - concat.pooled.value)
+    assert concat.gain is None
+
+
+@pytest.mark.parametrize(
+    ("noise", "pattern"),
+    [
+        (0.2, r"Better: fusion \(0\.\d+\)\."),
+        (4.0, r"Worse: fusion \(0\.\d+\)\. .*age, sex and stage alone .* is above .*fusion\."),
+        (1.4, r"Not told apart from it: concat \(0\.\d+\), fusion \(0\.\d+\)\."),
+    ],
+)
+def test_the_words_follow_the_interval(noise: float, pattern: str) -> None:
+    from train.benchmark_results import _reading
+
+    words = " ".join(_reading(made_up(noise=noise)))
+
+    assert re.search(pattern, words), words
+    assert re.search(r"Against plain concatenation: fusion [+−]0\.\d+ \[", words), words
+
+
+# -- the bars ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no public tables in {DATA}")
+@pytest.mark.parametrize(("study", "bar"), [("blca", 0.654), ("coadread", 0.701), ("stad", 0.618)])
+def test_joint_cox_reaches_its_bar_on_public_tables(study: str, bar: float) -> None:
+    """Ridge Cox on 20 RNA components, age, sex and stage, mean over the published folds."""
+    modalities: tuple[Modality, ...] = ("rna", "clinical")
+    table = read_table(DATA, "survpath", study, endpoint="dss", modalities=modalities)
+    tests = [np.flatnonzero(table.fold == fold) for fold in range(5)]
+
+    risk = out_of_fold(build_baselines(modalities, SCHEMA)["joint Cox"], table.cases, tests)
+
+    outcome = outcomes(table.cases)
+    found = np.mean([harrell_c(risk[test], outcome.take(test)) for test in tests])
+    assert found == pytest.approx(bar, abs=0.02)

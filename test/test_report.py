@@ -1,0 +1,260 @@
+"""The report's files: complete, strict JSON, a page that stands on its own and can be looked at."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_up_run import make_cases, make_interface, make_results, make_run
+from PIL import Image
+from toy_bundles import make_bundle
+
+from train.calibrate import fit_mapping
+from train.cohort import outcomes
+from train.crossval import out_of_fold_risk
+from train.estimate import Unavailable
+from train.fold_table import first_repeat
+from train.metrics import harrell_c, logrank_groups, risk_groups
+from train.report import training_report, validation_report, write_report
+
+RESAMPLES = 10
+PROVENANCE = {"version": "0.1.0", "commit": "abc", "date": "2026-11-21", "config": {"seed": 0}}
+
+
+def make_report(folder, *, n=176, unit="months", repeats=1, validated=True):
+    cases, log_hazard = make_cases(n, months_per_unit=12 if unit == "years" else 1)
+    draw = np.random.default_rng(5)
+    risk = log_hazard + 0.8 * draw.normal(size=n)
+    return training_report(
+        make_run(folder, cases, unit=unit),
+        make_results(cases, risk, repeats=repeats, validated=validated),
+        baselines=[
+            ("Kaplan-Meier", np.zeros(n)),
+            ("clinical <b>Cox</b>", log_hazard + 4 * draw.normal(size=n)),
+            ("late fusion", log_hazard + 1.5 * draw.normal(size=n)),
+        ],
+        provenance=PROVENANCE,
+        resamples=RESAMPLES,
+    )
+
+
+def read(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, the text of its headings and how many figures it has."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.tags, self.headings = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "srcset", "href", "xlink:href", "data", "action", "poster"):
+                self.loads.append(value)
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] in ("h1", "h2") and data.strip():
+            self.headings.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    report = make_report(folder)
+    page = write_report(folder, report)
+    return report, read(folder / "report.json"), page.read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the files
+
+
+def test_the_verdict_comes_first(written):
+    report, numbers, page = written
+    assert next(iter(numbers)) == "verdict"
+    assert numbers["verdict"]["sentence"] == report.verdict.sentence
+    assert re.match(r"The model (beats|does not beat) the best simple ", report.verdict.sentence)
+    assert Page(page).headings[0] == report.verdict.sentence
+    assert "research software, not for clinical use" in page
+
+
+def test_the_json_has_every_number(written):
+    report, numbers, _ = written
+    metrics = {row["name"]: row for row in numbers["evaluation"]["metrics"]}
+    own = report.evaluation.metrics[0].value
+    assert metrics["harrell_c"]["value"] == {
+        "value": own.value, "low": own.low, "high": own.high, "n": 176, "events": 71,
+    }  # fmt: skip
+    assert numbers["baselines"][0]["name"] == "Kaplan-Meier"
+    assert numbers["evaluation"]["resamples"] == RESAMPLES
+    assert len(numbers["evaluation"]["calibration"]) == 5
+    assert list(numbers["evaluation"]["centres"]) == ["3A", "3B"]
+    assert numbers["folds"][0]["log"][29]["epoch"] == 29
+    assert numbers["settings"]["fit.learning_rate"] == 1e-3
+    assert numbers["provenance"] == PROVENANCE
+    assert "figures" not in numbers
+
+
+def test_the_numbers_are_those_of_the_run(tmp_path):
+    cases, log_hazard = make_cases(90)
+    results = make_results(cases, log_hazard, repeats=2)
+    report = training_report(
+        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
+    )
+    risk = out_of_fold_risk(results, len(cases))
+    assert report.evaluation.metrics[0].value.value == harrell_c(risk, outcomes(cases))
+    groups = np.empty(len(cases), dtype=int)
+    for test in first_repeat(results):
+        rest = np.setdiff1d(np.arange(len(cases)), test)
+        groups[test] = risk_groups(risk[test], train_risk=risk[rest], n_groups=2)
+    (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
+    assert halves.value.value == logrank_groups(groups, outcomes(cases))
+    assert report.verdict.beats is None
+
+
+def test_the_page_stands_on_its_own(written):
+    _, _, text = written
+    page = Page(text)
+    assert all(target.startswith("#") for target in page.loads)
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert "default-src 'none'" in text
+    outside = re.findall(r"url\(([^)]*)\)|@import", text)
+    assert all(target.startswith("#") for target in outside)
+    assert page.tags.count("svg") == 5
+    assert "<b>Cox</b>" not in text and "clinical &lt;b&gt;Cox&lt;/b&gt;" in text
+
+
+def test_the_same_run_gives_the_same_page_and_no_other_file(tmp_path, written):
+    again = write_report(tmp_path, make_report(tmp_path)).read_text(encoding="utf-8")
+    # The settings name the run's folder.
+    different = [
+        pair
+        for pair in zip(again.splitlines(), written[2].splitlines(), strict=True)
+        if len(set(pair)) > 1
+    ]
+    assert all(str(tmp_path) in line for line, _ in different)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_years_and_no_validation_losses(tmp_path):
+    report = make_report(tmp_path, unit="years", validated=False, n=120)
+    text = write_report(tmp_path, report).read_text(encoding="utf-8")
+    assert "AUC at 3 years" in text and "months, %" in text
+    assert "Training loss by epoch" in text
+
+
+def test_a_cohort_too_small_to_measure_says_so(tmp_path):
+    cases, _ = make_cases(14, seed=3)
+    results = make_results(cases, np.linspace(-1, 1, 14), k=2)
+    report = training_report(
+        make_run(tmp_path, cases),
+        results,
+        baselines=[("late fusion", np.zeros(14))],
+        provenance={},
+        resamples=RESAMPLES,
+    )
+    text = write_report(tmp_path, report).read_text(encoding="utf-8")
+    metrics = {row.name: row for row in report.evaluation.metrics}
+    assert isinstance(metrics["brier"].value, Unavailable)
+    assert metrics["brier"].value.reason.startswith("without fold 1: calibration: expected at leas")
+    assert "cannot be computed: without fold 1" in text
+    assert "calibration cannot be shown" in text
+    assert set(report.figures) == {"forest", "learning"}
+    assert read(tmp_path / "report.json")["evaluation"]["calibration"] == []
+
+
+# ---------------------------------------------------------------- external validation
+
+
+def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
+    training, training_risk = make_cases(150, seed=1)
+    outcome = outcomes(training)
+    mapping = fit_mapping(
+        "rmst",
+        event=outcome.event,
+        time=outcome.time,
+        risk=training_risk,
+        warn=lambda _: None,
+    )
+    bundle = replace(make_bundle(), mapping=mapping)
+    cases, risk = make_cases(80, seed=2)
+    report = validation_report(
+        bundle, make_interface(), cases, risk, seen=False, resamples=RESAMPLES
+    )
+    text = write_report(tmp_path, report).read_text(encoding="utf-8")
+    assert report.verdict.sentence.startswith("The risks order these patients better than chance")
+    (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
+    groups = (risk >= np.median(training_risk)).astype(int)
+    assert halves.value.value == logrank_groups(groups, outcomes(cases))
+    assert report.folds == [] and report.baselines == []
+    assert set(report.figures) == {"halves", "thirds", "calibration"}
+    assert "nothing was fitted to these patients" in text
+    assert "the training cohort's out-of-fold risks" in text
+    assert "external validation" in text
+
+
+# ---------------------------------------------------------------- looked at
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--allow-file-access-from-files",
+)
+# A frame as wide as a phone or a screen reports on the page inside it.
+FRAME = """<!DOCTYPE html>
+<iframe src="report.html" style="width:%dpx;height:900px;border:0"></iframe>
+<script>onload = () => {
+  const inside = document.querySelector("iframe").contentWindow, page = inside.document;
+  const wide = figure => figure.getBoundingClientRect().width;
+  document.title = JSON.stringify({
+    overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
+    height: page.documentElement.scrollHeight,
+    loaded: inside.performance.getEntriesByType("resource").length,
+    figures: [...page.querySelectorAll("svg")].map(wide)});
+}</script>"""
+
+
+def browse(folder, *flags):
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_in_a_browser(tmp_path, width):
+    page = write_report(tmp_path, make_report(tmp_path, repeats=3))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME % width)
+    title = re.search("<title>(.*?)</title>", browse(tmp_path, "--dump-dom", frame.as_uri()))
+    seen = json.loads(title[1])
+    assert seen["overflow"] == 0
+    assert seen["loaded"] == 0
+    assert seen["height"] > 2500
+    assert len(seen["figures"]) == 5 and min(seen["figures"]) > 330
+
+    shot = tmp_path / "report.png"
+    browse(tmp_path, f"--screenshot={shot}", f"--window-size={max(width, 500)},3000", page.as_uri())
+    picture = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    # Every stretch of the page has ink, and the figures' blue and red are there.
+    assert all((band.min(axis=2) < 90).mean() > 0.002 for band in np.array_split(picture[:2400], 6))
+    for colour in ((0, 114, 178), (213, 94, 0)):
+        assert (np.abs(picture - colour).max(axis=2) < 12).sum() > 300

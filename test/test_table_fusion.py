@@ -1,0 +1,112 @@
+"""A fusion on a table's patients: its own modalities, its own training cases, its own epochs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from table_files import FEATURES, GENES, write_tables
+
+from model.batch import Modality
+from train import table_fusion
+from train.baselines import inner_folds, out_of_fold
+from train.cohort import outcomes
+from train.config import FitConfig
+from train.dataset import Fold
+from train.loop import EpochLog, Plan
+from train.metrics import harrell_c
+from train.table_fusion import TableEncoder, TableFusion
+from train.tables import Table, read_table
+
+EVERY: tuple[Modality, ...] = ("slide", "rna", "clinical")
+SMALL = {"slide_width": 8, "attention_width": 4, "rna_widths": (8,), "dropout": 0.0}
+FIT = FitConfig(epochs=6, inner_folds=2, learning_rate=1e-2, weight_decay=1e-2, batch_cases=16)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    data = write_tables(tmp_path_factory.mktemp("data"))
+    return read_table(data, "survpath", "abcd", endpoint="dss", modalities=EVERY)
+
+
+def fusion(table: Table, *modalities: Modality, seed: int = 0) -> TableFusion:
+    settings: dict[str, Any] = {**SMALL, "modalities": modalities}
+    return TableFusion("concat", settings, FIT, TableEncoder(table, EVERY), seed)
+
+
+def test_a_fold_holds_what_the_fusion_uses(table: Table) -> None:
+    encoded = TableEncoder(table, EVERY).fit(table.cases[:40])
+
+    whole = encoded.fold(table.cases, EVERY)
+    one = encoded.fold(table.cases, ("clinical",))
+
+    assert (whole.dims.embedding, whole.dims.genes) == (len(FEATURES), GENES)
+    assert (one.dims.embedding, one.dims.genes) == (0, 0)
+    assert one.dims.clinical == whole.dims.clinical > 0
+    assert one.inputs[0].modalities == ("clinical",)
+    # The second patient has two slides: two rows.
+    bags = [case.bag for case in whole.inputs[:3]]
+    assert [len(bag) for bag in bags if bag is not None] == [1, 2, 1]
+
+
+def test_preprocessing_is_fitted_on_the_training_cases_alone(table: Table) -> None:
+    encoder = TableEncoder(table, EVERY)
+    some, others = encoder.fit(table.cases[:40]), encoder.fit(table.cases[40:])
+
+    assert some.rna is not None
+    assert others.rna is not None
+    torch.testing.assert_close(some.rna[:40].mean(dim=0), torch.zeros(GENES), atol=1e-5, rtol=0)
+    torch.testing.assert_close(others.rna[40:].mean(dim=0), torch.zeros(GENES), atol=1e-5, rtol=0)
+    assert not torch.allclose(some.rna, others.rna)
+    assert encoder.fit(table.cases[:40]) is some
+
+
+def test_the_fusion_orders_patients_it_has_not_seen(table: Table) -> None:
+    tests = [np.flatnonzero(table.fold == fold) for fold in range(3)]
+
+    longer = replace(fusion(table, *EVERY), config=FIT.model_copy(update={"epochs": 20}))
+
+    risk = out_of_fold(longer, table.cases, tests)
+
+    assert harrell_c(risk, outcomes(table.cases)) > 0.7
+
+
+def test_the_seed_decides_the_fit(table: Table) -> None:
+    train, others = table.cases[:60], table.cases[60:]
+
+    first = fusion(table, "clinical").fit(train)(others)
+
+    np.testing.assert_array_equal(first, fusion(table, "clinical").fit(train)(others))
+    assert not np.allclose(first, fusion(table, "clinical", seed=1).fit(train)(others))
+
+
+def test_the_epochs_are_those_of_the_least_validation_loss(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([[3.0, 2.0, 1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 1.5, 2.0, 2.0, 2.0]])
+    plans: list[tuple[int, list[str], list[str]]] = []
+
+    def train_fusion(
+        _: object, fold: Fold, plan: Plan, *, validation: Fold | None
+    ) -> list[EpochLog]:
+        held = [] if validation is None else list(validation.case_ids)
+        plans.append((plan.epochs, list(fold.case_ids), held))
+        return (
+            [] if validation is None else [EpochLog(i, 0.0, v) for i, v in enumerate(next(losses))]
+        )
+
+    monkeypatch.setattr(table_fusion, "train_fusion", train_fusion)
+    train = table.cases[:60]
+
+    fusion(table, "clinical").fit(train)
+
+    inner = [
+        ([c.case_id for c in rest], [c.case_id for c in held])
+        for rest, held in inner_folds(train, 2)
+    ]
+    assert plans == [
+        (6, *inner[0]),
+        (6, *inner[1]),
+        (3, [case.case_id for case in train], []),  # mean losses 3, 1.5, 1.25, 2, 2.5, 3
+    ]

@@ -1,0 +1,78 @@
+"""What a benchmark is told: the tables, the models, and what others published on them."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.batch import Modality
+from train.config import FitConfig, FusionChoice
+from train.tables import Endpoint, Source
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CohortTable(_Part):
+    """A public cohort: whose tables and folds, and what each patient must have."""
+
+    source: Source
+    study: str
+    modalities: tuple[Modality, ...]
+    endpoint: Endpoint = "dss"
+
+    @property
+    def name(self) -> str:
+        """The cohort in a word."""
+        return "-".join((self.study, *self.modalities))
+
+
+class DeepModel(FusionChoice):
+    """A fusion of the registry and its settings.
+
+    `modalities` are those of the cohort when empty; a cohort that lacks one is left out.
+    `baseline` models count as something that a fusion has to beat.
+    """
+
+    label: str
+    modalities: tuple[Modality, ...] = ()
+    baseline: bool = False
+
+
+class Published(_Part):
+    """Numbers that others published on a study: value, or value and standard deviation."""
+
+    study: str
+    endpoint: str
+    source: str
+    selection: str
+    values: dict[str, tuple[float, ...]]
+
+
+class BenchmarkConfig(_Part):
+    """A benchmark.
+
+    Attributes:
+        data: The folder with the public tables.
+        output: Where risks are kept; what is there is not computed again.
+        results: The page to write.
+        seeds: Of the deep models; the baselines have none, or one.
+        workers: Cohorts at once, each in a process.
+    """
+
+    data: Path
+    output: Path
+    results: Path
+    seeds: tuple[int, ...] = Field(min_length=1)
+    resamples: int = Field(default=1000, gt=0)
+    workers: int = Field(default=1, gt=0)
+    fit: FitConfig
+    cohorts: tuple[CohortTable, ...] = Field(min_length=1)
+    models: tuple[DeepModel, ...]
+    published: tuple[Published, ...] = ()
+
+    @model_validator(mode="after")
+    def _epochs_are_chosen(self) -> "BenchmarkConfig":
+        if self.fit.inner_folds < 2:
+            raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
+        return self

@@ -1,0 +1,259 @@
+"""The page of a benchmark: a table a cohort, and in words what its numbers allow to say."""
+
+import csv
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import ConfigError
+from train.baselines import INNER_FOLDS, Forest
+from train.benchmark_config import BenchmarkConfig, CohortTable, Published
+from train.benchmark_scores import CohortRisks, Line, Scores, score
+from train.estimate import Estimate
+
+NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
+ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
+LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
+
+
+def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, command: str) -> None:
+    """Score the cohorts and write the page."""
+    scores = [score(risks, config.resamples) for risks in results]
+    parts = [_summary(scores), _how(config, results, command)]
+    parts += [_section(config, one) for one in scores]
+    config.results.write_text("\n\n".join(parts) + "\n")
+
+
+# -- parts of the page ---------------------------------------------------------------------------
+
+
+def _summary(scores: Sequence[Scores]) -> str:
+    fusions = [line.label for line in scores[0].fusions]
+    rows = [
+        [_title(one.risks.cohort), f"{one.best.label} {_number(one.best.pooled.value)}"]
+        + [f"{_number(line.pooled.value)} ({_lead(line)})" for line in one.fusions]
+        for one in scores
+    ]
+    return "\n\n".join(
+        [
+            "# What the fusions reach on public tables",
+            "Written by the command below, from its own run; nothing here was typed in but what "
+            "is marked as published.",
+            "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
+            "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients.",
+            _table(["cohort", "best baseline", *fusions], rows),
+            " ".join(_overall(scores)),
+        ]
+    )
+
+
+def _overall(scores: Sequence[Scores]) -> list[str]:
+    """Say what all cohorts together show."""
+    pairs = [(one, line) for one in scores for line in one.fusions]
+    better = [
+        f"{line.label} on {_title(one.risks.cohort)}" for one, line in pairs if _sign(line) > 0
+    ]
+    worse = [
+        f"{line.label} on {_title(one.risks.cohort)}" for one, line in pairs if _sign(line) < 0
+    ]
+    above = sum(line.lead is not None and line.lead.value > 0 for _, line in pairs)
+    simple = [f"{_title(one.risks.cohort)} ({one.best.label})" for one in scores]
+    return [
+        f"Shown to be better than the best baseline (interval above 0): {_list(better)}.",
+        f"Shown to be worse (interval below 0): {_list(worse)}.",
+        f"Of {len(pairs)} pairs of a fusion and a cohort {above} lie above the best baseline at "
+        "all.",
+        f"That baseline is picked by the numbers of this page, which flatters it: {_list(simple)}.",
+    ]
+
+
+def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) -> str:
+    fit = config.fit
+    seconds = sum(model.seconds for risks in results for model in risks.models)
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    epochs = f"at most {fit.epochs} epochs, their number chosen on {fit.inner_folds} inner folds"
+    return "\n".join(
+        [
+            "## How it was run",
+            "",
+            f"- `{command}`, page written on {datetime.now(UTC):%Y-%m-%d}. The fits took "
+            f"{seconds / 60:.0f} minutes in sum (wall time), {config.workers} cohorts at a time, "
+            f"on {os.cpu_count()} {platform.machine()} CPU cores; Python "
+            f"{platform.python_version()}, {versions}.",
+            "- RNA: SurvPath's 1,577 genes, log2; for LUAD PORPOISE's z-scores, which its authors "
+            "made from the whole cohort, as sign(z) log(1 + |z|). Histology: 607 features a slide "
+            "(PathAI), on the same scale as those z-scores; no patch embeddings. Clinical: age, "
+            "sex, stage as a number. A patient takes part who has all the modalities of the table.",
+            "- Published test folds. Scaling, gene choice, principal components, penalties and "
+            "epochs come from the other folds alone; the test fold is touched once.",
+            "- The strength of each penalty is the one with the least Cox loss on "
+            f"{INNER_FOLDS} inner folds. Forest: {Forest.trees} trees, one seed.",
+            f"- Deep models: seeds {', '.join(map(str, config.seeds))}; {epochs}; AdamW "
+            f"{fit.learning_rate:g}, weight decay {fit.weight_decay:g}, Cox loss over steps of "
+            f"{fit.batch_cases or 'all'} cases. Their risk is the mean over the seeds, each "
+            "z-scored by its own training risks, which is an ensemble; the column of single seeds "
+            "is without that help.",
+            "- Folds: mean ± standard deviation of the folds' own C-indices. Intervals: "
+            f"{config.resamples:,} resamples of patients; the models are not fitted again.",
+            "- *late fusion* adds the z-scored risks of one ridge Cox a modality; *joint Cox* is "
+            "one ridge Cox on 20 principal components of RNA and of histology, age, sex and stage.",
+        ]
+    )
+
+
+def _section(config: BenchmarkConfig, scores: Scores) -> str:
+    cohort, outcome = scores.risks.cohort, scores.risks.outcome
+    rows = [
+        [
+            line.label + (" *(fusion)*" if not line.baseline else ""),
+            _interval(line.pooled),
+            _folds(line.folds),
+            _seeds(line.seeds),
+            _lead(line),
+        ]
+        for line in scores.lines
+    ]
+    heads = ["model", "C, pooled", "C, folds", "C, single seeds", "lead on the best baseline"]
+    published = [
+        *(part for part in config.published if part.study == cohort.study),
+        *read_published(config.data, cohort.study),
+    ]
+    lines = [
+        f"## {_title(cohort)}",
+        f"{len(outcome)} patients, {int(outcome.event.sum())} events, "
+        f"{ENDPOINTS[cohort.endpoint]}; folds of "
+        f"{'SurvPath' if cohort.source == 'survpath' else 'MMP'}.",
+        _table(heads, rows),
+        " ".join(_reading(scores)),
+        "Published, not computed here; other inputs (most use slides), and often another rule of "
+        "selection:",
+        "\n".join(_published(part) for part in published) or "- none known",
+    ]
+    return "\n\n".join(lines)
+
+
+def _reading(scores: Scores) -> list[str]:
+    """Say what the table of a cohort shows."""
+    best = scores.best
+    sentences = [f"Best baseline: {best.label}, {_interval(best.pooled)}."]
+    for sign, words in ((1, "Better"), (-1, "Worse"), (0, "Not told apart from it")):
+        found = [
+            f"{line.label} ({_number(line.pooled.value)})"
+            for line in scores.fusions
+            if _sign(line) == sign
+        ]
+        if found:
+            sentences.append(f"{words}: {_list(found)}.")
+    clinical = next((line for line in scores.lines if line.label == "clinical Cox"), None)
+    if clinical is not None:
+        c = clinical.pooled.value
+        below = [line.label for line in scores.fusions if line.pooled.value < c]
+        sentences.append(
+            f"The Cox model of age, sex and stage alone ({_number(c)}) is above {_list(below)}."
+            if below
+            else f"Every fusion is above the Cox model of age, sex and stage ({_number(c)})."
+        )
+    gains = [
+        f"{line.label} {_signed(line.gain)}" for line in scores.fusions if line.gain is not None
+    ]
+    if gains:
+        sentences.append(f"Against plain concatenation: {_list(gains)}.")
+    low, high = best.pooled.low, best.pooled.high
+    if low is not None and high is not None:
+        sentences.append(
+            f"With {best.pooled.events} events an interval is {high - low:.2f} wide: smaller "
+            "differences between unpaired numbers mean nothing."
+        )
+    return sentences
+
+
+def _published(part: Published) -> str:
+    values = ", ".join(
+        f"{model} {' ± '.join(_number(value) for value in numbers)}"
+        for model, numbers in part.values.items()
+    )
+    return f"- {part.source}; {part.endpoint}; {part.selection}: {values}"
+
+
+def read_published(data: Path, study: str) -> list[Published]:
+    """Return a study's rows of the collected published results, one part a source.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path = data / "results" / "published_results.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = [r for r in csv.DictReader(file) if r["cohort"] == f"TCGA-{study.upper()}"]
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable CSV, found: {error.strerror}") from error
+    parts: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = defaultdict(dict)
+    for row in rows:
+        numbers = tuple(float(row[name]) for name in ("value", "sd") if row[name])
+        label = f"{row['model']} ({row['modalities']})" if row["modalities"] else row["model"]
+        parts[row["source"], row["endpoint"], row["note"]][label] = numbers
+    return [
+        Published(study=study, source=source, endpoint=endpoint, selection=note, values=values)
+        for (source, endpoint, note), values in parts.items()
+    ]
+
+
+# -- numbers as text -----------------------------------------------------------------------------
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _title(cohort: CohortTable) -> str:
+    return f"{cohort.study.upper()}, {' + '.join(NAMES[name] for name in cohort.modalities)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _interval(value: Estimate) -> str:
+    if value.low is None:
+        return _number(value.value)
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _signed(value: Estimate) -> str:
+    text = f"{value.value:+.3f}"
+    if value.low is not None:
+        text += f" [{value.low:+.3f}, {value.high:+.3f}]"
+    return text.replace("-", "−")
+
+
+def _lead(line: Line) -> str:
+    return "best" if line.lead is None else _signed(line.lead)
+
+
+def _folds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    text = f"{np.mean(known):.3f} ± {np.std(known):.3f}"
+    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)} folds)"
+
+
+def _seeds(values: Sequence[float]) -> str:
+    return " ".join(_number(value) for value in values) if len(values) > 1 else ""
+
+
+def _list(texts: Sequence[str]) -> str:
+    return ", ".join(texts) or "none"
+
+
+def _sign(line: Line) -> int:
+    """Return 1 where a line is shown to be better than the best baseline, -1 worse, 0 neither."""
+    lead = line.lead
+    if lead is None or lead.low is None or lead.high is None:
+        return 0
+    return int(lead.low > 0) - int(lead.high < 0)

@@ -1,0 +1,140 @@
+"""A fusion of the registry on a table's patients, with the interface of a baseline."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.batch import CaseInputs, Dims, Modality
+from model.fusion import Fusion, build_fusion, read_settings
+from train.baselines import Score, inner_folds
+from train.cohort import outcomes
+from train.config import FitConfig
+from train.dataset import Fold
+from train.loop import EpochLog, Plan, predict_risks, train_fusion
+from train.tables import SCHEMA, Table, fit_histology, histology_bag
+from train.views import Cases, Clinical, Genes
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All patients of a table under preprocessing that was fitted on some of them.
+
+    Attributes:
+        row: Case id → row.
+        bags: (n,) bags (N, D), a row a slide; with `rna` (n, G) and `clinical` (n, C) None where
+            the table lacks the modality.
+    """
+
+    row: dict[str, int]
+    bags: list[torch.Tensor] | None
+    rna: torch.Tensor | None
+    clinical: torch.Tensor | None
+
+    def fold(self, cases: Cases, modalities: tuple[Modality, ...]) -> Fold:
+        """Return cases as a fusion of these modalities sees them."""
+        outcome = outcomes(cases)
+        inputs = tuple(self._inputs(self.row[case.case_id], modalities) for case in cases)
+        first = inputs[0]
+        return Fold(
+            case_ids=tuple(case.case_id for case in cases),
+            inputs=inputs,
+            bags=None,
+            dims=Dims(
+                embedding=0 if first.bag is None else first.bag.shape[1],
+                genes=0 if first.rna is None else len(first.rna),
+                clinical=0 if first.clinical is None else len(first.clinical),
+            ),
+            optional=(),
+            event=torch.from_numpy(outcome.event),
+            time=torch.from_numpy(outcome.time),
+            strata=torch.zeros(len(cases), dtype=torch.int64),
+        )
+
+    def _inputs(self, row: int, modalities: tuple[Modality, ...]) -> CaseInputs:
+        return CaseInputs(
+            bag=self.bags[row] if self.bags is not None and "slide" in modalities else None,
+            rna=self.rna[row] if self.rna is not None and "rna" in modalities else None,
+            clinical=self.clinical[row]
+            if self.clinical is not None and "clinical" in modalities
+            else None,
+        )
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """Fits preprocessing on some patients of a table and applies it to all of them.
+
+    What was fitted is kept: the models share their folds.
+    """
+
+    table: Table
+    modalities: tuple[Modality, ...]
+    _kept: dict[frozenset[str], Encoded] = field(default_factory=dict)
+
+    def fit(self, cases: Cases) -> Encoded:
+        """Return all patients, encoded as the training cases say."""
+        key = frozenset(case.case_id for case in cases)
+        if key not in self._kept:
+            self._kept[key] = self._encode(cases)
+        return self._kept[key]
+
+    def _encode(self, cases: Cases) -> Encoded:
+        everyone = self.table.cases
+        bags = rna = clinical = None
+        if "slide" in self.modalities:
+            spec = fit_histology(cases)
+            found = [histology_bag(case, spec) for case in everyone]
+            bags = [torch.from_numpy(bag) for bag in found if bag is not None]
+        if "rna" in self.modalities:
+            rna = torch.from_numpy(Genes().fit(cases)(everyone)).float()
+        if "clinical" in self.modalities:
+            clinical = torch.from_numpy(Clinical(SCHEMA).fit(cases)(everyone)).float()
+        rows = {case.case_id: row for row, case in enumerate(everyone)}
+        return Encoded(rows, bags, rna, clinical)
+
+
+@dataclass(frozen=True)
+class TableFusion:
+    """Trains a fusion for as many epochs as inner folds of the training cases advise.
+
+    Attributes:
+        name: In the registry.
+        config: `inner_folds` of it choose among 1 to `epochs` epochs, by Cox's validation loss.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    config: FitConfig
+    encoder: TableEncoder
+    seed: int
+
+    def fit(self, cases: Cases) -> Score:
+        """Choose the number of epochs, then train on all training cases."""
+        losses = [
+            [entry.validation for entry in self._train(rest, self.config.epochs, held)[1]]
+            for rest, held in inner_folds(cases, self.config.inner_folds)
+        ]
+        epochs = int(np.argmin(np.mean(np.array(losses, dtype=np.float64), axis=0))) + 1
+        fusion, _ = self._train(cases, epochs)
+        encoded = self.encoder.fit(cases)
+
+        def score(others: Cases) -> Any:
+            return predict_risks(
+                fusion, encoded.fold(others, fusion.config.modalities), self.config
+            )
+
+        return score
+
+    def _train(
+        self, cases: Cases, epochs: int, held: Cases | None = None
+    ) -> tuple[Fusion, list[EpochLog]]:
+        modalities = read_settings(self.name, self.settings).modalities
+        encoded = self.encoder.fit(cases)
+        fold = encoded.fold(cases, modalities)
+        validation = None if held is None else encoded.fold(held, modalities)
+        torch.manual_seed(self.seed)
+        fusion = build_fusion(self.name, self.settings, fold.dims)
+        plan = Plan(self.config, epochs, (self.seed,))
+        return fusion, train_fusion(fusion, fold, plan, validation=validation)
