@@ -49,9 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--clinical-table", type=Path, help="likewise")
     evaluate.add_argument("--time-unit", choices=["days", "months", "years"], help="likewise")
     evaluate.add_argument("--output", type=Path, help="write the predictions as CSV")
+    evaluate.add_argument("--report", type=Path, help="folder for report.html and report.json")
     evaluate.add_argument("--device", default="cpu")
     evaluate.set_defaults(
-        run=lambda o: commands.evaluate(o.bundle, _cohort(o), o.output, device=o.device)
+        run=lambda o: commands.evaluate(
+            o.bundle, _cohort(o), output=o.output, report=o.report, device=o.device
+        )
     )
 
     models = commands_.add_parser("models", help="list the fusions")

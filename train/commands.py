@@ -22,15 +22,22 @@ from model.fusion import read_settings
 from model.interface import read_interface
 from model.predictor import Predictor, Progress
 from train import ranks
+from train.baselines import build_baselines, out_of_fold
 from train.cohort import LabelledCase, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
-from train.crossval import FloatArray, Run, build_bundle, cross_validate, out_of_fold_risk
+from train.crossval import (
+    FloatArray,
+    FoldResult,
+    Run,
+    build_bundle,
+    cross_validate,
+    out_of_fold_risk,
+)
 from train.dataset import Bags
 from train.embed import BagMaker, SlideEmbedder, embed_cohort
-from train.estimate import estimate
 from train.foreign_bags import ForeignBags
 from train.importer import import_checkpoint
-from train.metrics import harrell_c
+from train.report import training_report, validation_report, write_report
 from train.simulate import SimulateConfig, simulate_cohort
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
@@ -74,23 +81,51 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     if not ranks.is_first():
         return
     risk = out_of_fold_risk(results, len(cases))
-    concordance = estimate(harrell_c, risk, outcome)
-    say(f"out-of-fold C-index {concordance}")
     provenance: dict[str, Any] = {
         "version": __version__,
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": config.model_dump(mode="json"),
         "cohort_sha256": _cohort_sha256(cases),
-        "out_of_fold": {"c_index": asdict(concordance)},
     }
+    report = training_report(
+        run, results, baselines=_baseline_risks(run, results), provenance=provenance
+    )
+    metrics = {row.name: row.value for row in report.evaluation.metrics}
+    say(f"out-of-fold C-index {metrics['harrell_c']}")
+    say(report.verdict.sentence)
+    say(f"wrote {write_report(config.output, report)}")
+    provenance["out_of_fold"] = {name: asdict(value) for name, value in metrics.items()}
     target = config.output / "bundle.safetensors"
     build_bundle(run, results, provenance).save(target)
     _write_risks(config.output / "out_of_fold.csv", cases, risk)
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
 
-def evaluate(path: Path, cohort: CohortConfig, output: Path | None, *, device: str) -> None:
+def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
+    """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
+    settings = read_settings(run.config.fusion.name, run.config.fusion.settings)
+    modalities = [name for name in settings.modalities if name != "slide"]
+    if not modalities:
+        return []
+    baselines = build_baselines(modalities, run.interface.clinical, run.config.rna.scale)
+    tests = [result.test for result in results]
+    risks = []
+    for name, baseline in baselines.items():
+        started = time.monotonic()
+        risks.append((name, out_of_fold(baseline, run.cases, tests)))
+        say(f"baseline {name}: {time.monotonic() - started:.0f} s")
+    return risks
+
+
+def evaluate(
+    path: Path,
+    cohort: CohortConfig,
+    *,
+    output: Path | None,
+    report: Path | None,
+    device: str,
+) -> None:
     """Score a labelled cohort with a bundle, as an external validation."""
     bundle = Bundle.load(path)
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
@@ -113,7 +148,12 @@ def evaluate(path: Path, cohort: CohortConfig, output: Path | None, *, device: s
         )
         shown(index + 1, len(cases))
     risk = np.array([row["risk"] for row in rows])
-    say(f"C-index {estimate(harrell_c, risk, outcomes(cases))}")
+    seen = bundle.manifest.provenance.get("cohort_sha256") == _cohort_sha256(cases)
+    validation = validation_report(bundle, interface, cases, risk, seen=seen)
+    say(validation.verdict.sentence)
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+        say(f"wrote {write_report(report, validation)}")
     if output is not None:
         _write_csv(output, rows)
         say(f"wrote {output}")

@@ -34,6 +34,8 @@ class FoldResult:
     Attributes:
         test: (m,) positions of the test cases in the cohort.
         risk: (m,) their risks, z-scored by the member's own training risks.
+        epochs: How many the member was fitted for.
+        log: Losses by epoch: the inner folds' mean where these chose the epochs, else the fit's.
     """
 
     member: Member
@@ -128,11 +130,11 @@ def _fit_fold(
     """Choose the number of epochs inside the training cases, fit on all of them, score the test."""
     held_out = set(test.tolist())
     train = [case for index, case in enumerate(run.cases) if index not in held_out]
-    epochs = _choose_epochs(run, train, seed, path)
+    epochs, inner = _choose_epochs(run, train, seed, path)
     member, log = _fit_member(run, train, epochs, seed, path.with_suffix(".checkpoint"))
     unseen = make_fold(member, [run.cases[i] for i in test], run.bags, warn=run.warn)
     raw = predict_risks(member.fusion, unseen, run.config.fit)
-    return FoldResult(member, test, (raw - member.risk_mean) / member.risk_sd, epochs, log)
+    return FoldResult(member, test, (raw - member.risk_mean) / member.risk_sd, epochs, inner or log)
 
 
 def _fit_member(
@@ -153,12 +155,15 @@ def _fit_member(
 
 def _choose_epochs(
     run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...], path: Path
-) -> int:
-    """Return the number of epochs with the least validation loss, averaged over inner folds."""
+) -> tuple[int, list[EpochLog]]:
+    """Return the number of epochs with the least validation loss over inner folds, and the losses.
+
+    Both losses are averaged over the inner folds; without any, all epochs are run.
+    """
     config = run.config.fit
     if config.inner_folds < 2:
-        return config.epochs
-    losses = np.zeros(config.epochs)
+        return config.epochs, []
+    logs = []
     inner = stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds])
     for index, test in enumerate(inner):
         held_out = set(test.tolist())
@@ -168,9 +173,11 @@ def _choose_epochs(
         validation = make_fold(member, [train[i] for i in test], run.bags, warn=run.warn)
         checkpoint = path.with_name(f"{path.stem}-inner{index}.checkpoint")
         plan = Plan(config, config.epochs, (*seed, index), checkpoint)
-        log = train_fusion(member.fusion, fold, plan, validation=validation)
-        losses += np.array([entry.validation for entry in log], dtype=np.float64)
-    return int(np.argmin(losses)) + 1
+        logs.append(train_fusion(member.fusion, fold, plan, validation=validation))
+    losses = np.array([[(e.loss, e.validation) for e in log] for log in logs], dtype=np.float64)
+    mean = losses.mean(axis=0)  # (epochs, 2)
+    log = [EpochLog(epoch, *pair) for epoch, pair in enumerate(mean.tolist())]
+    return int(np.argmin(mean[:, 1])) + 1, log
 
 
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:
