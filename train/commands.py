@@ -113,7 +113,11 @@ def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, 
     risks = []
     for name, baseline in baselines.items():
         started = time.monotonic()
-        risks.append((name, out_of_fold(baseline, run.cases, tests)))
+        try:
+            risks.append((name, out_of_fold(baseline, run.cases, tests)))
+        except ConfigError as error:  # a small cohort has no baseline rather than no bundle
+            warn(f"baseline {name}: left out: {error}")
+            continue
         say(f"baseline {name}: {time.monotonic() - started:.0f} s")
     return risks
 
