@@ -20,10 +20,10 @@ demo: $(VENV)/.runtime  ## score the sample case and print the predicted months
 	@$(BIN)/python inference.py --input $(SAMPLE) --output build/demo
 	@printf 'Predicted time to recurrence: %.1f months\n' "$$(cat build/demo/$(ANSWER))"
 
-# One thread: the tests' matrices are too small to share.
+# Two processes of one thread each: the tests' matrices are too small to share.
 test: $(VENV)/.dev  ## run the fast tests
 	@echo "Running the fast tests (make test-slow has the others)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@echo "Running the slow tests"

@@ -23,6 +23,7 @@ from model.interface import read_interface
 from model.predictor import Predictor, Progress
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
+from train.benchmark import run_benchmark
 from train.cohort import LabelledCase, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
@@ -161,6 +162,11 @@ def evaluate(
     if output is not None:
         _write_csv(output, rows)
         say(f"wrote {output}")
+
+
+def benchmark(path: Path, overrides: Sequence[str]) -> None:
+    """Train fusions and baselines on public tables and write the comparison."""
+    run_benchmark(path, overrides, say)
 
 
 def import_(checkpoint: Path, output: Path, *, trust_pickle: bool) -> None:
