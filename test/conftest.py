@@ -1,12 +1,18 @@
 """What several test files share, made once a run: small bundles and a slide to score with them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
+    from model.slide import Slide
+
+Picture = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,34 @@ def lenient_predictor(lenient_bundle: Path) -> "Predictor":
     from model.predictor import Predictor
 
     return Predictor(Bundle.load(lenient_bundle), weights_dirs=[], device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def picture() -> Picture:
+    """Return the pixels of a small slide, and where they are tissue."""
+    from synthetic import HEIGHT, WIDTH, tissue_slide
+
+    return tissue_slide(WIDTH, HEIGHT, seed=3)
+
+
+@pytest.fixture(scope="session")
+def slide_path(tmp_path_factory: pytest.TempPathFactory, picture: Picture) -> Path:
+    """Return the picture as a pyramid of three levels."""
+    from synthetic import MPP
+
+    from train.pyramid import write_pyramid
+
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
+    return path
+
+
+@pytest.fixture
+def slide(slide_path: Path) -> "Iterator[Slide]":
+    """Open the pyramid."""
+    from synthetic import no_warning
+
+    from model.slide import Slide
+
+    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
+        yield opened

@@ -12,7 +12,10 @@ from train.pyramid import write_mask_pyramid, write_pyramid
 
 __all__ = [
     "GLASS",
+    "HEIGHT",
+    "MPP",
     "SLIDES",
+    "WIDTH",
     "blobs",
     "no_warning",
     "tissue_slide",
@@ -24,6 +27,8 @@ __all__ = [
 ]
 
 SLIDES = Path(__file__).parents[2] / "shared" / "data" / "slides"
+WIDTH, HEIGHT, MPP = 1200, 900, 0.5
+"""The slide of the fixtures `picture`, `slide_path` and `slide`."""
 GLASS = (243, 241, 244)
 EOSIN = (226, 150, 186)
 HAEMATOXYLIN = (104, 62, 138)

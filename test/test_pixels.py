@@ -1,40 +1,17 @@
 """Overviews of whole slides, and files that are damaged."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from synthetic import no_warning, tissue_slide, write_mha, write_striped
+from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
 from model.pixels import WHOLE_MOST_PX, TiledSource, reduce_whole
 from model.slide import Slide, _mask_pixels
 from train.pyramid import write_mask_pyramid, write_pyramid
-
-WIDTH, HEIGHT, MPP = 1200, 900, 0.5
-
-
-@pytest.fixture(scope="module")
-def picture() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    return tissue_slide(WIDTH, HEIGHT, seed=3)
-
-
-@pytest.fixture(scope="module")
-def slide_path(
-    tmp_path_factory: pytest.TempPathFactory, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
-) -> Path:
-    path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
-    return path
-
-
-@pytest.fixture
-def slide(slide_path: Path) -> Iterator[Slide]:
-    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
-        yield opened
 
 
 class TestOverview:

@@ -1,41 +1,29 @@
 """Slides: what they say of themselves, and their pixels."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from synthetic import SLIDES, no_warning, tissue_slide, write_mha, write_striped, write_tiff
+from synthetic import (
+    HEIGHT,
+    MPP,
+    SLIDES,
+    WIDTH,
+    no_warning,
+    tissue_slide,
+    write_mha,
+    write_striped,
+    write_tiff,
+)
 
 from model.errors import CaseError
 from model.pixels import TiledSource
 from model.slide import Slide, _stated_mpp, is_placeholder
 from train.pyramid import write_pyramid
 
-WIDTH, HEIGHT, MPP = 1200, 900, 0.5
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
-
-
-@pytest.fixture(scope="module")
-def picture() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    return tissue_slide(WIDTH, HEIGHT, seed=3)
-
-
-@pytest.fixture(scope="module")
-def slide_path(
-    tmp_path_factory: pytest.TempPathFactory, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
-) -> Path:
-    path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
-    return path
-
-
-@pytest.fixture
-def slide(slide_path: Path) -> Iterator[Slide]:
-    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
-        yield opened
 
 
 class TestSlide:

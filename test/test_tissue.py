@@ -1,39 +1,17 @@
 """Tissue found by its colour."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from synthetic import GLASS, SLIDES, blobs, no_warning, tissue_slide
+from synthetic import GLASS, HEIGHT, SLIDES, WIDTH, blobs, no_warning, tissue_slide
 
 from model.slide import Slide, TissueMask, find_tissue
 from model.tissue import box_blur, otsu_threshold, tissue_pixels
 from train.pyramid import write_pyramid
 
-WIDTH, HEIGHT, MPP = 1200, 900, 0.5
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
-
-
-@pytest.fixture(scope="module")
-def picture() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    return tissue_slide(WIDTH, HEIGHT, seed=3)
-
-
-@pytest.fixture(scope="module")
-def slide_path(
-    tmp_path_factory: pytest.TempPathFactory, picture: tuple[NDArray[np.uint8], NDArray[np.bool_]]
-) -> Path:
-    path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_pyramid(path, picture[0], MPP, downsamples=(1, 2, 4), quality=95)
-    return path
-
-
-@pytest.fixture
-def slide(slide_path: Path) -> Iterator[Slide]:
-    with Slide.open(slide_path, default_mpp=None, warn=no_warning) as opened:
-        yield opened
 
 
 class TestDetect:
