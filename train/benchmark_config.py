@@ -56,6 +56,7 @@ class BenchmarkConfig(_Part):
         data: The folder with the public tables.
         output: Where risks are kept; what is there is not computed again.
         results: The page to write.
+        caveats: What a reader has to know first; they open the page.
         seeds: Of the deep models; the baselines have none, or one.
         workers: Cohorts at once, each in a process.
     """
@@ -63,6 +64,7 @@ class BenchmarkConfig(_Part):
     data: Path
     output: Path
     results: Path
+    caveats: tuple[str, ...] = ()
     seeds: tuple[int, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)

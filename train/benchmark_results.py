@@ -25,7 +25,7 @@ LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
 def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, command: str) -> None:
     """Score the cohorts and write the page."""
     scores = [score(risks, config.resamples) for risks in results]
-    parts = [_summary(scores), _how(config, results, command)]
+    parts = [_summary(scores, config.caveats), _how(config, results, command)]
     parts += [_section(config, one) for one in scores]
     config.results.write_text("\n\n".join(parts) + "\n")
 
@@ -33,7 +33,7 @@ def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, co
 # -- parts of the page ---------------------------------------------------------------------------
 
 
-def _summary(scores: Sequence[Scores]) -> str:
+def _summary(scores: Sequence[Scores], caveats: Sequence[str]) -> str:
     fusions = [line.label for line in scores[0].fusions]
     rows = [
         [_title(one.risks.cohort), f"{one.best.label} {_number(one.best.pooled.value)}"]
@@ -45,6 +45,7 @@ def _summary(scores: Sequence[Scores]) -> str:
             "# What the fusions reach on public tables",
             "Written by the command below, from its own run; nothing here was typed in but what "
             "is marked as published.",
+            *(f"**Caveat.** {caveat}" for caveat in caveats),
             "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
             "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients.",
             _table(["cohort", "best baseline", *fusions], rows),
