@@ -21,7 +21,7 @@ from model.batch import Bag, Batch, CaseInputs, Dims, collate
 from model.case import Case
 from model.clinical import ClinicalSpec
 from model.encoder import ENCODERS, EncoderSpec
-from model.errors import BundleError, ConfigError, Warn
+from model.errors import BundleError, ConfigError, Warn, first_problem
 from model.fusion import Fusion, build_fusion
 from model.interface import Unit
 from model.patches import PatchSpec
@@ -226,9 +226,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: manifest: {field}: {first['msg']}") from error
+        raise BundleError(f"{path}: manifest: {first_problem(error)}") from error
     _check_encoder(path, manifest)
     return manifest
 

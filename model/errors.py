@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pydantic import ValidationError
+
 Warn = Callable[[str], None]
 """Takes one warning, one line. `Prediction.warnings` collects them; nothing prints on its own."""
 
@@ -50,3 +52,15 @@ class BundleError(TriSurvError):
 
 class ConfigError(TriSurvError):
     """A configuration, cohort table or preset that cannot be used."""
+
+
+def first_problem(error: ValidationError, *, whole: str = "") -> str:
+    """Return the first thing that pydantic refuses as "field: reason".
+
+    Args:
+        error: What pydantic raised.
+        whole: Stands in the field's place where the reason is of no one field.
+    """
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field or whole}: {first['msg']}"

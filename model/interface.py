@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import ConfigError
+from model.errors import ConfigError, first_problem
 
 Unit = Literal["months", "years"]
 MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
@@ -110,8 +110,7 @@ def read_interface(name: str, folders: Sequence[Path]) -> Interface:
             try:
                 return Interface.model_validate_json(path.read_bytes())
             except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(str(part) for part in first["loc"]) or "the file"
-                raise ConfigError(f"{path}: {place}: {first['msg']}") from error
+                problem = first_problem(error, whole="the file")
+                raise ConfigError(f"{path}: {problem}") from error
     looked = ", ".join(str(folder) for folder in folders)
     raise ConfigError(f"interface {name!r}: expected {name}.json in {looked}, found none")

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import ConfigError
+from model.errors import ConfigError, first_problem
 from model.fusion import read_settings
 from model.patches import PatchSpec
 from model.rna import Scale
@@ -190,9 +190,7 @@ def validate(
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{source}: {field}: {first['msg']}") from error
+        raise ConfigError(f"{source}: {first_problem(error)}") from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from model.batch import Dims
-from model.errors import ConfigError
+from model.errors import ConfigError, first_problem
 from model.fusion.abmil import Abmil
 from model.fusion.base import Fusion, FusionConfig
 from model.fusion.concat import Concat
@@ -47,9 +47,7 @@ def read_settings(name: str, settings: Mapping[str, object]) -> FusionConfig:
     try:
         return FUSIONS[name].Config.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"fusion {name}: {field}: {first['msg']}") from error
+        raise ConfigError(f"fusion {name}: {first_problem(error)}") from error
 
 
 def build_fusion(name: str, settings: Mapping[str, object], dims: Dims) -> Fusion:
