@@ -16,7 +16,11 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 class Dims(BaseModel):
-    """Widths of a model's inputs and output; 0 where it does not use the modality."""
+    """Widths of a model's inputs and output; 0 where it does not use the modality.
+
+    Attributes:
+        gene_sets: P gene sets by name: the positions of their genes in the RNA vector.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +28,7 @@ class Dims(BaseModel):
     genes: int = 0
     clinical: int = 0
     outputs: int = 1
+    gene_sets: dict[str, tuple[int, ...]] = {}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The contract of a fusion: a batch in, logits out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
 
-__all__ = ["Dims", "Fusion", "FusionConfig"]
+__all__ = ["Dims", "Fusion", "FusionConfig", "Labels"]
 
 
 class FusionConfig(BaseModel):
@@ -32,6 +34,20 @@ class FusionConfig(BaseModel):
         if unused:
             raise ValueError(f"optional modalities that are not used: {', '.join(sorted(unused))}")
         return self
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What happened to B training cases, for a fusion with an objective of its own.
+
+    Attributes:
+        event: (B,) bool.
+        quantile: (B,) float in [0, 1): the share of the training fold's events that came before
+            the case's time; ⌊K · quantile⌋ is its bin among K of equally many events.
+    """
+
+    event: torch.Tensor
+    quantile: torch.Tensor
 
 
 class Fusion(nn.Module, ABC):
@@ -66,6 +82,19 @@ class Fusion(nn.Module, ABC):
             ValueError: The model weighs no patches.
         """
         raise ValueError(f"{type(self).__name__} weighs no patches of {len(batch)} cases")
+
+    def fit_unsupervised(self, bags: Sequence[torch.Tensor]) -> None:
+        """Fit what is found without labels, from the bags (N, D) of the training fold alone.
+
+        Called once, before the first epoch; the result belongs into buffers.
+        """
+
+    def auxiliary_loss(self, batch: Batch, labels: Labels) -> torch.Tensor | None:
+        """Return an objective (scalar, mean over the cases) to add to the loss of the logits.
+
+        None where the model has none. Dropout repeats what it did in `forward`.
+        """
+        return None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
