@@ -8,7 +8,12 @@ import torch
 from model.batch import CaseInputs, Dims, Modality
 from model.fusion import FUSIONS, Fusion, build_fusion
 
-DIMS = Dims(embedding=6, genes=10, clinical=4)
+DIMS = Dims(
+    embedding=6,
+    genes=10,
+    clinical=4,
+    gene_sets={"first": (0, 1, 2), "second": (2, 3, 4, 5, 6), "third": (7, 8, 9)},
+)
 
 _BRANCHES = {"slide_width": 8, "attention_width": 5, "rna_widths": (9, 7)}
 _PAIRS = {**_BRANCHES, "rank": 4, "slide_rna": 5, "slide_clinical": 4, "rna_clinical": 3}
