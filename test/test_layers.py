@@ -10,6 +10,7 @@ from model.batch import CaseInputs, Dims, Modality, collate
 from model.fusion.layers import (
     Branches,
     BranchesConfig,
+    Dropout,
     GatedAttentionPool,
     LowRankBilinear,
     Pairs,
@@ -166,3 +167,22 @@ def test_pairs_join_every_pair_in_order() -> None:
     ]
     assert [part.shape[1] for part in expected] == [5, 4, 3]
     assert joined.equal(torch.cat(expected, dim=1))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.7])
+def test_dropout_keeps_its_share_and_the_mean(p: float) -> None:
+    dropout, ones = Dropout(p), torch.ones(300, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = dropout(ones)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.005)
+    assert dropped[kept].unique().tolist() == [pytest.approx(1 / (1 - p), rel=1e-4)]
+    # Neighbours are drawn apart, and so are the four elements that share a random word.
+    for shift in range(1, 5):
+        both = (kept[:, shift:] & kept[:, :-shift]).float().mean().item()
+        assert both == pytest.approx((1 - p) ** 2, abs=0.01)
+    dropped.sum().backward()
+    assert torch.equal(ones.grad, dropped.detach())
+    torch.manual_seed(0)
+    assert torch.equal(dropout(ones), dropped)
+    assert torch.equal(dropout.eval()(ones), ones)

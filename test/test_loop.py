@@ -85,7 +85,7 @@ def test_chunked_step_has_the_gradient_of_the_whole_risk_set(
     config = FIT.model_copy(update={"clip_norm": 1e9, "chunk_patches": 20, "ties": ties})
     fusion = make_fusion().eval()  # dropout off, so that one pass is comparable
     draw = Draw(fold, np.arange(len(fold)), config, (7,))
-    assert len(list(draw)) > 5
+    assert len(list(draw.chunks())) > 5
 
     found = step_gradients(fusion, draw)
 
@@ -108,6 +108,33 @@ def test_dropout_is_replayed_between_the_two_passes() -> None:
         other = torch.cat([x for _, x in loop._logits(fusion, replace(draw, seed=(4,)))])
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_a_fusion_fits_to_the_bags_and_adds_an_objective_of_its_own() -> None:
+    fold = make_fold()
+    config = FIT.model_copy(update={"clip_norm": 1e9, "chunk_patches": 20})
+    fusion, seen = make_fusion().eval(), []
+    weight = fusion.head.weight
+
+    class Both(type(fusion)):
+        def fit_unsupervised(self, bags):
+            seen.extend(bags)
+
+        def auxiliary_loss(self, batch, labels):
+            return (labels.quantile + labels.event).float().mean() * self.head.weight.sum()
+
+    draw = Draw(fold, np.arange(len(fold)), config, (7,))
+    without = step_gradients(fusion, draw)
+    fusion.__class__ = Both
+    position = [id(parameter) for parameter in fusion.parameters()].index(id(weight))
+    added = step_gradients(fusion, draw)[position] - without[position]
+    events = np.sort(fold.time[fold.event].numpy())
+    before = [(events < time).sum() for time in fold.time.numpy()]
+    expected = np.mean(np.array(before) / (len(events) + 1) + fold.event.numpy())
+    torch.testing.assert_close(added, torch.full_like(weight, expected))
+
+    train_fusion(fusion, fold, Plan(config, 1, (0,)))
+    assert [bag.shape for bag in seen] == [fold.case(i).bag.shape for i in range(len(fold))]
 
 
 def test_an_interrupted_fit_ends_like_an_uninterrupted_one(

@@ -1,6 +1,6 @@
 """Bags, RNA, clinical records and outcomes of a fold become batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from model.clinical import ClinicalSpec
 from model.encoder import EncoderSpec
 from model.errors import ConfigError, Warn
 from model.fusion import build_fusion, read_settings
+from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.patches import PatchSpec
 from model.rna import RnaSpec
@@ -80,6 +81,23 @@ class Fold:
         if bag is None:
             return self.inputs[index]
         return replace(self.inputs[index], bag=bag.embeddings, coords=bag.coords)
+
+    def labels(self, rows: torch.Tensor, device: torch.device) -> Labels:
+        """Return what happened to some of the cases, their times as quantiles of all events'."""
+        events = self.time[self.event].sort().values
+        quantile = torch.searchsorted(events, self.time[rows]) / (len(events) + 1)
+        return Labels(self.event[rows].to(device), quantile.to(device))
+
+
+@dataclass(frozen=True)
+class FoldBags:
+    """The bags (N, D) of a fold, one in memory at a time; can be gone through more than once."""
+
+    fold: Fold
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        cases = (self.fold.case(row) for row in range(len(self.fold)))
+        return (case.bag for case in cases if case.bag is not None)
 
 
 def start_member(

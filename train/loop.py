@@ -14,7 +14,7 @@ from model.batch import Batch, CaseInputs, collate
 from model.fusion import Fusion
 from model.survival import risk
 from train.config import FitConfig
-from train.dataset import Fold, drop_modalities, subsample
+from train.dataset import Fold, FoldBags, drop_modalities, subsample
 from train.objective import Objective
 
 CHECKPOINT_SECONDS = 60.0
@@ -60,6 +60,9 @@ def train_fusion(
     )
     objective = Objective.fit(fold, config)
     log = _resume(checkpoint, fusion, optimiser)
+    if not log:
+        torch.manual_seed(int(np.random.default_rng(plan.seed).integers(2**31)))
+        fusion.fit_unsupervised(FoldBags(fold))
     saved = time.monotonic()
     for epoch in range(len(log), plan.epochs):
         for group in optimiser.param_groups:
@@ -93,28 +96,31 @@ def fold_loss(fusion: Fusion, fold: Fold, objective: Objective) -> float:
 
 @dataclass(frozen=True)
 class Draw:
-    """The cases of one step as this epoch sees them: patches drawn, modalities dropped.
-
-    Iterating gives padded chunks of at most `chunk_patches`, the same ones each time.
-    """
+    """The cases of one step as this epoch sees them: patches drawn, modalities dropped."""
 
     fold: Fold
     indices: npt.NDArray[np.int64]
     config: FitConfig
     seed: tuple[int, ...]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def chunks(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Yield padded chunks of at most `chunk_patches`, each with the position of its first case.
+
+        They are the same ones each time, from any chunk's `start` on.
+        """
         chunk: list[CaseInputs] = []
         longest = 1
-        for index in self.indices.tolist():
+        for index in self.indices[start:].tolist():
             case = self.case(index)
             length = 1 if case.bag is None else len(case.bag)
             if chunk and max(longest, length) * (len(chunk) + 1) > self.config.chunk_patches:
-                yield collate(chunk, self.fold.dims)
+                yield start, collate(chunk, self.fold.dims)
+                start += len(chunk)
                 chunk, longest = [], 1
             chunk.append(case)
             longest = max(longest, length)
-        yield collate(chunk, self.fold.dims)
+        if chunk:
+            yield start, collate(chunk, self.fold.dims)
 
     def case(self, index: int) -> CaseInputs:
         """Return one case, with what this epoch left of it."""
@@ -131,32 +137,49 @@ def _step(
     """Take one optimiser step on the risk set of the drawn cases, at the memory of one chunk.
 
     The loss couples all cases, their forward passes do not. So all logits are computed first,
-    without a graph; then the loss's gradient with respect to each; then each chunk runs again,
-    under the same dropout, and carries its share of that gradient back. The sum is the gradient
-    of the whole risk set.
+    without a graph but for the first chunk's; then the loss's gradient with respect to each; then
+    each further chunk runs again, under the same dropout, and carries its share of that gradient
+    back. The sum is the gradient of the whole risk set.
     """
+    optimiser.zero_grad()
+    passes = _logits(fusion, draw)
+    _, first = next(passes)
     with torch.no_grad():
-        parts = [logits for _, logits in _logits(fusion, draw)]
+        parts = [first.detach(), *(logits for _, logits in passes)]
     logits = torch.cat(parts).requires_grad_()
     loss = objective(logits, draw.fold, torch.from_numpy(draw.indices))
     (gradient,) = torch.autograd.grad(loss, logits)
-    optimiser.zero_grad()
-    for start, again in _logits(fusion, draw):
+    torch.autograd.backward(first, gradient[: len(first)])
+    for start, again in _logits(fusion, draw, start=len(first)):
         torch.autograd.backward(again, gradient[start : start + len(again)])
+    if type(fusion).auxiliary_loss is not Fusion.auxiliary_loss:
+        _add_auxiliary_gradient(fusion, draw)
     torch.nn.utils.clip_grad_norm_(fusion.parameters(), draw.config.clip_norm)
     optimiser.step()
     return float(loss.detach())
 
 
-def _logits(fusion: Fusion, draw: Draw) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the position and logits (b, T) of each chunk, dropout following from the seed."""
+def _add_auxiliary_gradient(fusion: Fusion, draw: Draw) -> None:
+    """Add the gradient of the fusion's own objective, a mean over the drawn cases."""
     device = next(fusion.parameters()).device
-    start = 0
-    for batch in draw:
-        torch.manual_seed(int(np.random.default_rng([*draw.seed, start]).integers(2**31)))
-        logits = fusion(batch.to(device))
-        yield start, logits
-        start += len(logits)
+    for start, batch in _seeded(draw, device):
+        rows = torch.from_numpy(draw.indices[start : start + len(batch)])
+        loss = fusion.auxiliary_loss(batch, draw.fold.labels(rows, device))
+        if loss is not None:
+            torch.autograd.backward(loss * (len(batch) / len(draw.indices)))
+
+
+def _logits(fusion: Fusion, draw: Draw, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the position and logits (b, T) of each chunk from `start` on."""
+    for position, batch in _seeded(draw, next(fusion.parameters()).device, start):
+        yield position, fusion(batch)
+
+
+def _seeded(draw: Draw, device: torch.device, start: int = 0) -> Iterator[tuple[int, Batch]]:
+    """Yield the chunks from `start` on, each with the seed set that its dropout follows from."""
+    for position, batch in draw.chunks(start):
+        torch.manual_seed(int(np.random.default_rng([*draw.seed, position]).integers(2**31)))
+        yield position, batch.to(device)
 
 
 def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:

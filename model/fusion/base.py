@@ -1,7 +1,7 @@
 """The contract of a fusion: a batch in, logits out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,8 +42,8 @@ class Labels:
 
     Attributes:
         event: (B,) bool.
-        quantile: (B,) float in [0, 1): the share of the training fold's events that came before
-            the case's time; ⌊K · quantile⌋ is its bin among K of equally many events.
+        quantile: (B,) float in [0, 1): how many of the training fold's n events came before the
+            case's time, over n + 1; ⌊K · quantile⌋ is its bin among K of equally many events.
     """
 
     event: torch.Tensor
@@ -83,10 +83,11 @@ class Fusion(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} weighs no patches of {len(batch)} cases")
 
-    def fit_unsupervised(self, bags: Sequence[torch.Tensor]) -> None:
+    def fit_unsupervised(self, bags: Iterable[torch.Tensor]) -> None:
         """Fit what is found without labels, from the bags (N, D) of the training fold alone.
 
-        Called once, before the first epoch; the result belongs into buffers.
+        Called once, before the first epoch; the result belongs into buffers. The bags can be gone
+        through more than once, and are read anew each time.
         """
 
     def auxiliary_loss(self, batch: Batch, labels: Labels) -> torch.Tensor | None:
