@@ -20,6 +20,7 @@ from train.cohort import outcomes
 from train.config import read_toml
 from train.estimate import Outcome
 from train.metrics import harrell_c
+from train.table_fusion import Chosen
 from train.tables import SCHEMA, read_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -32,10 +33,11 @@ results = "{root}/RESULTS.md"
 seeds = [0, 1]
 resamples = 30
 
+learning_rates = [1e-2]
+
 [fit]
 epochs = 2
 inner_folds = 2
-learning_rate = 1e-2
 
 [[cohorts]]
 source = "survpath"
@@ -58,6 +60,12 @@ baseline = true
 [[models]]
 label = "pairwise"
 name = "pairwise"
+settings = {{ rna_widths = [4], rank = 2, rna_clinical = 2 }}
+
+[[models]]
+label = "pairwise, 2 components"
+name = "pairwise"
+components = 2
 settings = {{ rna_widths = [4], rank = 2, rna_clinical = 2 }}
 
 [[published]]
@@ -122,6 +130,9 @@ def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str
     page = (config.parent / "RESULTS.md").read_text()
     line = next(row for row in page.splitlines() if row.startswith("| pairwise *(fusion)*"))
     assert line.startswith(f"| pairwise *(fusion)* | {expected:.3f} [")
+    epochs = sorted(choice["epochs"] for run in runs for choice in run["chosen"])
+    assert len(epochs) == 2 * 3  # seeds, folds
+    assert line.endswith(f"| 0.01 × 6; {epochs[0]} to {epochs[-1]}, median {epochs[3]} |")
 
 
 def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> None:
@@ -130,7 +141,7 @@ def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> N
 
     run_benchmark(config, [], again.append)
 
-    assert len(said) == 8 + 2 * 2 + 1  # baselines, two deep models of two seeds, the page
+    assert len(said) == 8 + 3 * 2 + 1  # baselines, three deep models of two seeds, the page
     assert len(again) == 1
     assert (config.parent / "RESULTS.md").read_text() == before
 
@@ -145,6 +156,7 @@ def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
     assert [Path(line.split(":")[0]).name for line in again[:-1]] == [
         "mlp-on-rna-seed0.json",
         "pairwise-seed0.json",
+        "pairwise-2-components-seed0.json",
     ]
 
 
@@ -194,10 +206,10 @@ def made_up(*, noise: float) -> Scores:
         return truth + rng.normal(size=(seeds, n)) * sd
 
     models = (
-        ModelRisks("clinical Cox", True, noisy(1.0), 1.0),
-        ModelRisks("nothing", True, np.zeros((1, n)), 1.0),
-        ModelRisks("concat", False, noisy(1.0), 1.0),
-        ModelRisks("fusion", False, noisy(noise, seeds=2), 1.0),
+        ModelRisks("clinical Cox", True, noisy(1.0), (), 1.0),
+        ModelRisks("nothing", True, np.zeros((1, n)), (), 1.0),
+        ModelRisks("concat", False, noisy(1.0), (), 1.0),
+        ModelRisks("fusion", False, noisy(noise, seeds=2), (Chosen(1e-2, 3), Chosen(1e-3, 7)), 1.0),
     )
     cohort = CohortTable(source="survpath", study="abcd", modalities=("clinical",))
     return score(CohortRisks(cohort, outcome, np.arange(n) % 3, models), resamples=100)

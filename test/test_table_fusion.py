@@ -16,8 +16,9 @@ from train.config import FitConfig
 from train.dataset import Fold
 from train.loop import EpochLog, Plan
 from train.metrics import harrell_c
-from train.table_fusion import TableEncoder, TableFusion
+from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import Table, read_table
+from train.views import Genes
 
 EVERY: tuple[Modality, ...] = ("slide", "rna", "clinical")
 SMALL = {"slide_width": 8, "attention_width": 4, "rna_widths": (8,), "dropout": 0.0}
@@ -32,7 +33,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 def fusion(table: Table, *modalities: Modality, seed: int = 0) -> TableFusion:
     settings: dict[str, Any] = {**SMALL, "modalities": modalities}
-    return TableFusion("concat", settings, FIT, TableEncoder(table, EVERY), seed)
+    return TableFusion("concat", settings, FIT, (1e-2,), TableEncoder(table, EVERY), seed)
 
 
 def test_a_fold_holds_what_the_fusion_uses(table: Table) -> None:
@@ -81,32 +82,52 @@ def test_the_seed_decides_the_fit(table: Table) -> None:
     assert not np.allclose(first, fusion(table, "clinical", seed=1).fit(train)(others))
 
 
-def test_the_epochs_are_those_of_the_least_validation_loss(
+def test_components_are_those_of_the_training_cases(table: Table) -> None:
+    train = table.cases[:40]
+    encoded = TableEncoder(table, EVERY, components=2).fit(train)
+    rna = encoded.rna[:40].double().numpy()
+    values = Genes().fit(train)(train)
+    centred = values - values.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    expected = centred @ axes[:2].T
+    np.testing.assert_allclose(np.abs(rna), np.abs(expected / expected.std(axis=0)), atol=1e-5)
+    assert [bag.shape for bag in encoded.bags[:3]] == [(1, 2)] * 3  # a patient's slides averaged
+
+
+def test_rate_and_epochs_are_those_of_the_least_validation_loss(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([[3.0, 2.0, 1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 1.5, 2.0, 2.0, 2.0]])
-    plans: list[tuple[int, list[str], list[str]]] = []
+    losses = iter(
+        [
+            [3.0, 2.0, 1.4, 2.0, 3.0, 4.0],
+            [3.0, 1.0, 1.5, 2.0, 2.0, 2.0],  # mean losses at 1e-3: 3, 1.5, 1.45, 2, 2.5, 3
+            [2.0, 1.0, 2.0, 2.0, 2.0, 2.0],
+            [2.0, 1.2, 2.0, 2.0, 2.0, 1.0],  # at 1e-2: 2, 1.1, 2, 2, 2, 1.5
+        ]
+    )
+    plans: list[tuple[float, int, list[str], list[str]]] = []
 
     def train_fusion(
         _: object, fold: Fold, plan: Plan, *, validation: Fold | None
     ) -> list[EpochLog]:
         held = [] if validation is None else list(validation.case_ids)
-        plans.append((plan.epochs, list(fold.case_ids), held))
+        plans.append((plan.config.learning_rate, plan.epochs, list(fold.case_ids), held))
         return (
             [] if validation is None else [EpochLog(i, 0.0, v) for i, v in enumerate(next(losses))]
         )
 
     monkeypatch.setattr(table_fusion, "train_fusion", train_fusion)
     train = table.cases[:60]
+    model = replace(fusion(table, "clinical"), learning_rates=(1e-3, 1e-2))
 
-    fusion(table, "clinical").fit(train)
+    model.fit(train)
 
     inner = [
         ([c.case_id for c in rest], [c.case_id for c in held])
         for rest, held in inner_folds(train, 2)
     ]
     assert plans == [
-        (6, *inner[0]),
-        (6, *inner[1]),
-        (3, [case.case_id for case in train], []),  # mean losses 3, 1.5, 1.25, 2, 2.5, 3
+        *((rate, 6, *split) for rate in (1e-3, 1e-2) for split in inner),
+        (1e-2, 2, [case.case_id for case in train], []),
     ]
+    assert model.chosen == [Chosen(1e-2, 2)]

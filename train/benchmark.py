@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,7 @@ from train.benchmark_results import write_results
 from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
 from train.config import read_toml
-from train.table_fusion import TableEncoder, TableFusion
+from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import SCHEMA, Table, read_table
 from train.views import FloatArray
 
@@ -60,7 +60,7 @@ def run_cohort(config: BenchmarkConfig, cohort: CohortTable, *, say: Say) -> Coh
         modalities=cohort.modalities,
     )
     done: dict[str, list[Scored]] = {}
-    for job in _jobs(config, cohort, TableEncoder(table, cohort.modalities)):
+    for job in _jobs(config, cohort, table):
         scored = job.read(table)
         if scored is None:
             scored = job.run(table)
@@ -72,6 +72,7 @@ def run_cohort(config: BenchmarkConfig, cohort: CohortTable, *, say: Say) -> Coh
             label,
             baseline=label not in fusions,
             risks=np.stack([scored.risk for scored in runs]),
+            chosen=tuple(chosen for scored in runs for chosen in scored.chosen),
             seconds=sum(scored.seconds for scored in runs),
         )
         for label, runs in done.items()
@@ -81,9 +82,10 @@ def run_cohort(config: BenchmarkConfig, cohort: CohortTable, *, say: Say) -> Coh
 
 @dataclass(frozen=True)
 class Scored:
-    """The out-of-fold risks (n,) of a model, and what they took."""
+    """The out-of-fold risks (n,) of a model, what it chose in each fold, and what they took."""
 
     risk: FloatArray
+    chosen: tuple[Chosen, ...]
     seconds: float
 
 
@@ -104,16 +106,19 @@ class Job:
         if content["origin"] != self.origin:
             return None
         risk = np.array([content["risk"][case.case_id] for case in table.cases])
-        return Scored(risk, content["seconds"])
+        chosen = tuple(Chosen(**choice) for choice in content["chosen"])
+        return Scored(risk, chosen, content["seconds"])
 
     def run(self, table: Table) -> Scored:
         """Fit the model once a fold, and keep its risks, whole or not at all."""
         started = time.monotonic()
         tests = [np.flatnonzero(table.fold == fold) for fold in np.unique(table.fold)]
         risk = out_of_fold(self.model, table.cases, tests)
-        scored = Scored(risk, time.monotonic() - started)
+        chosen = tuple(self.model.chosen) if isinstance(self.model, TableFusion) else ()
+        scored = Scored(risk, chosen, time.monotonic() - started)
         content = {
             "origin": self.origin,
+            "chosen": [asdict(choice) for choice in chosen],
             "seconds": scored.seconds,
             "risk": dict(zip([case.case_id for case in table.cases], risk.tolist(), strict=True)),
         }
@@ -124,13 +129,17 @@ class Job:
         return scored
 
 
-def _jobs(config: BenchmarkConfig, cohort: CohortTable, encoder: TableEncoder) -> Iterator[Job]:
+def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterator[Job]:
     """Yield each model of a cohort, the deep ones once a seed."""
     folder = config.output / cohort.name
     of_cohort = cohort.model_dump(mode="json")
     for label, baseline in build_baselines(cohort.modalities, SCHEMA).items():
         origin: dict[str, Any] = {"cohort": of_cohort, "baseline": repr(baseline)}
         yield Job(label, baseline, folder / f"{_file_name(label)}.json", origin)
+    encoders = {
+        count: TableEncoder(table, cohort.modalities, count)
+        for count in {model.components for model in config.models}
+    }
     for model in config.models:
         modalities = model.modalities or cohort.modalities
         if not set(modalities) <= set(cohort.modalities):
@@ -141,10 +150,19 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, encoder: TableEncoder) -
                 "cohort": of_cohort,
                 "fusion": model.name,
                 "settings": {**model.settings, "modalities": list(modalities)},
+                "components": model.components,
                 "fit": config.fit.model_dump(mode="json"),
+                "learning_rates": list(config.learning_rates),
                 "seed": seed,
             }
-            fusion = TableFusion(model.name, settings, config.fit, encoder, seed)
+            fusion = TableFusion(
+                model.name,
+                settings,
+                config.fit,
+                config.learning_rates,
+                encoders[model.components],
+                seed,
+            )
             path = folder / f"{_file_name(model.label)}-seed{seed}.json"
             yield Job(model.label, fusion, path, origin)
 

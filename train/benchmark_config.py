@@ -31,10 +31,12 @@ class DeepModel(FusionChoice):
     """A fusion of the registry and its settings.
 
     `modalities` are those of the cohort when empty; a cohort that lacks one is left out.
-    `baseline` models count as something that a fusion has to beat.
+    `baseline` models count as something that a fusion has to beat. With `components` a model sees
+    RNA and histology as so many principal components each.
     """
 
     label: str
+    components: int | None = Field(default=None, gt=0)
     modalities: tuple[Modality, ...] = ()
     baseline: bool = False
 
@@ -59,6 +61,7 @@ class BenchmarkConfig(_Part):
         caveats: What a reader has to know first; they open the page.
         seeds: Of the deep models; the baselines have none, or one.
         workers: Cohorts at once, each in a process.
+        learning_rates: The deep models choose among them, on inner folds, in place of `fit`'s own.
     """
 
     data: Path
@@ -68,6 +71,7 @@ class BenchmarkConfig(_Part):
     seeds: tuple[int, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)
+    learning_rates: tuple[float, ...] = Field(min_length=1)
     fit: FitConfig
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]

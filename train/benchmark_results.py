@@ -3,7 +3,7 @@
 import csv
 import os
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from train.baselines import INNER_FOLDS, Forest
 from train.benchmark_config import BenchmarkConfig, CohortTable, Published
 from train.benchmark_scores import CohortRisks, Line, Scores, score
 from train.estimate import Estimate
+from train.table_fusion import Chosen
 
 NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
 ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
@@ -78,7 +79,7 @@ def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) 
     fit = config.fit
     seconds = sum(model.seconds for risks in results for model in risks.models)
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    epochs = f"at most {fit.epochs} epochs, their number chosen on {fit.inner_folds} inner folds"
+    rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
     return "\n".join(
         [
             "## How it was run",
@@ -95,11 +96,12 @@ def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) 
             "epochs come from the other folds alone; the test fold is touched once.",
             "- The strength of each penalty is the one with the least Cox loss on "
             f"{INNER_FOLDS} inner folds. Forest: {Forest.trees} trees, one seed.",
-            f"- Deep models: seeds {', '.join(map(str, config.seeds))}; {epochs}; AdamW "
-            f"{fit.learning_rate:g}, weight decay {fit.weight_decay:g}, Cox loss over steps of "
-            f"{fit.batch_cases or 'all'} cases. Their risk is the mean over the seeds, each "
-            "z-scored by its own training risks, which is an ensemble; the column of single seeds "
-            "is without that help.",
+            f"- Deep models: seeds {', '.join(map(str, config.seeds))}; AdamW, its rate among "
+            f"{rates} and the number of epochs up to {fit.epochs} together those of the least Cox "
+            f"loss on {fit.inner_folds} inner folds; weight decay {fit.weight_decay:g}; Cox loss "
+            f"over steps of {fit.batch_cases or 'all'} cases. Their risk is the mean over the "
+            "seeds, each z-scored by its own training risks, which is an ensemble; the column of "
+            "single seeds is without that help.",
             "- Folds: mean ± standard deviation of the folds' own C-indices. Intervals: "
             f"{config.resamples:,} resamples of patients; the models are not fitted again.",
             "- *late fusion* adds the z-scored risks of one ridge Cox a modality; *joint Cox* is "
@@ -117,10 +119,12 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
             _folds(line.folds),
             _seeds(line.seeds),
             _lead(line),
+            _chosen(model.chosen),
         ]
-        for line in scores.lines
+        for line, model in zip(scores.lines, scores.risks.models, strict=True)
     ]
     heads = ["model", "C, pooled", "C, folds", "C, single seeds", "lead on the best baseline"]
+    heads.append("rates and epochs chosen")
     published = [
         *(part for part in config.published if part.study == cohort.study),
         *read_published(config.data, cohort.study),
@@ -246,6 +250,16 @@ def _folds(values: Sequence[float | None]) -> str:
 
 def _seeds(values: Sequence[float]) -> str:
     return " ".join(_number(value) for value in values) if len(values) > 1 else ""
+
+
+def _chosen(choices: Sequence[Chosen]) -> str:
+    """Return how often each rate was chosen, and the epochs: their least, median and most."""
+    if not choices:
+        return ""
+    rates = Counter(choice.learning_rate for choice in choices)
+    counts = ", ".join(f"{rate:g} × {count}" for rate, count in sorted(rates.items()))
+    epochs = sorted(choice.epochs for choice in choices)
+    return f"{counts}; {epochs[0]} to {epochs[-1]}, median {epochs[len(epochs) // 2]}"
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from train.estimate import (
     estimate,
 )
 from train.metrics import harrell_c
+from train.table_fusion import Chosen
 from train.views import FloatArray
 
 CONCATENATION = "concat"
@@ -23,11 +24,15 @@ CONCATENATION = "concat"
 
 @dataclass(frozen=True)
 class ModelRisks:
-    """A model's out-of-fold risks (seeds, n), z-scored by each fold's training risks."""
+    """A model's out-of-fold risks (seeds, n), z-scored by each fold's training risks.
+
+    `chosen` is what a deep model's inner folds chose, one a fit.
+    """
 
     label: str
     baseline: bool
     risks: FloatArray
+    chosen: tuple[Chosen, ...]
     seconds: float
 
 

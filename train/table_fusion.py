@@ -14,7 +14,7 @@ from train.config import FitConfig
 from train.dataset import Fold
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag
-from train.views import Cases, Clinical, Genes
+from train.views import Cases, Clinical, Components, FloatArray, Genes, Histology, View
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,15 @@ class TableEncoder:
     """Fits preprocessing on some patients of a table and applies it to all of them.
 
     What was fitted is kept: the models share their folds.
+
+    Attributes:
+        components: Give RNA and histology (averaged over a patient's slides) as so many principal
+            components each, not as they are.
     """
 
     table: Table
     modalities: tuple[Modality, ...]
+    components: int | None = None
     _kept: dict[frozenset[str], Encoded] = field(default_factory=dict)
 
     def fit(self, cases: Cases) -> Encoded:
@@ -84,40 +89,60 @@ class TableEncoder:
         everyone = self.table.cases
         bags = rna = clinical = None
         if "slide" in self.modalities:
-            spec = fit_histology(cases)
-            found = [histology_bag(case, spec) for case in everyone]
-            bags = [torch.from_numpy(bag) for bag in found if bag is not None]
+            bags = self._bags(cases)
         if "rna" in self.modalities:
-            rna = torch.from_numpy(Genes().fit(cases)(everyone)).float()
+            rna = torch.from_numpy(self._view(Genes()).fit(cases)(everyone)).float()
         if "clinical" in self.modalities:
             clinical = torch.from_numpy(Clinical(SCHEMA).fit(cases)(everyone)).float()
         rows = {case.case_id: row for row, case in enumerate(everyone)}
         return Encoded(rows, bags, rna, clinical)
 
+    def _view(self, view: View) -> View:
+        return view if self.components is None else Components(view, self.components)
+
+    def _bags(self, cases: Cases) -> list[torch.Tensor]:
+        if self.components is not None:
+            rows = self._view(Histology()).fit(cases)(self.table.cases)
+            return [torch.from_numpy(row[None]).float() for row in rows]
+        spec = fit_histology(cases)
+        found = [histology_bag(case, spec) for case in self.table.cases]
+        return [torch.from_numpy(bag) for bag in found if bag is not None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What inner folds have chosen for one training fold."""
+
+    learning_rate: float
+    epochs: int
+
 
 @dataclass(frozen=True)
 class TableFusion:
-    """Trains a fusion for as many epochs as inner folds of the training cases advise.
+    """Trains a fusion at the rate and for as many epochs as inner folds of the cases advise.
 
     Attributes:
         name: In the registry.
         config: `inner_folds` of it choose among 1 to `epochs` epochs, by Cox's validation loss.
+        learning_rates: The rates to choose among, by the same loss.
+        chosen: What was chosen, a fit after the other.
     """
 
     name: str
     settings: dict[str, Any]
     config: FitConfig
+    learning_rates: tuple[float, ...]
     encoder: TableEncoder
     seed: int
+    chosen: list[Chosen] = field(default_factory=list)
 
     def fit(self, cases: Cases) -> Score:
-        """Choose the number of epochs, then train on all training cases."""
-        losses = [
-            [entry.validation for entry in self._train(rest, self.config.epochs, held)[1]]
-            for rest, held in inner_folds(cases, self.config.inner_folds)
-        ]
-        epochs = int(np.argmin(np.mean(np.array(losses, dtype=np.float64), axis=0))) + 1
-        fusion, _ = self._train(cases, epochs)
+        """Choose rate and number of epochs, then train on all training cases."""
+        losses = np.array([self._inner_losses(cases, rate) for rate in self.learning_rates])
+        rate, epoch = np.unravel_index(np.argmin(losses), losses.shape)
+        chosen = Chosen(self.learning_rates[rate], int(epoch) + 1)
+        fusion, _ = self._train(cases, chosen)
+        self.chosen.append(chosen)
         encoded = self.encoder.fit(cases)
 
         def score(others: Cases) -> Any:
@@ -127,8 +152,17 @@ class TableFusion:
 
         return score
 
+    def _inner_losses(self, cases: Cases, rate: float) -> FloatArray:
+        """Return the validation loss by epoch (epochs,), averaged over the inner folds."""
+        most = Chosen(rate, self.config.epochs)
+        losses = [
+            [entry.validation for entry in self._train(rest, most, held)[1]]
+            for rest, held in inner_folds(cases, self.config.inner_folds)
+        ]
+        return np.asarray(np.mean(np.array(losses, dtype=np.float64), axis=0))
+
     def _train(
-        self, cases: Cases, epochs: int, held: Cases | None = None
+        self, cases: Cases, chosen: Chosen, held: Cases | None = None
     ) -> tuple[Fusion, list[EpochLog]]:
         modalities = read_settings(self.name, self.settings).modalities
         encoded = self.encoder.fit(cases)
@@ -136,5 +170,6 @@ class TableFusion:
         validation = None if held is None else encoded.fold(held, modalities)
         torch.manual_seed(self.seed)
         fusion = build_fusion(self.name, self.settings, fold.dims)
-        plan = Plan(self.config, epochs, (self.seed,))
+        config = self.config.model_copy(update={"learning_rate": chosen.learning_rate})
+        plan = Plan(config, chosen.epochs, (self.seed,))
         return fusion, train_fusion(fusion, fold, plan, validation=validation)
