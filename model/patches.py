@@ -11,9 +11,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import CaseError
-from model.slide import Slide, TissueMask
+from model.mosaic import MOST_FACTOR
+from model.slide import Slide
+from model.tissue_mask import TissueMask
 
 MPP_TOLERANCE = 0.05
+"""Pixels of a size this near to the wanted one are taken as they are."""
 
 
 class PatchSpec(BaseModel):
@@ -43,18 +46,24 @@ class Reading:
 
     Attributes:
         level: The pyramid level to read.
-        side_px: Side of a patch in pixels of that level; equal to the patch's own size when the
-            level matches, and no pixel is resampled.
+        factor: Pixels of that level, along x and along y, whose mean is a pixel of a patch: 1 when
+            the level matches and no pixel is resampled, and where no whole number will do.
+        side_px: Side of a patch in pixels of that level.
         downsample: Level-0 pixels per pixel of a patch.
     """
 
     level: int
+    factor: int
     side_px: float
     downsample: float
 
 
 def plan_reading(slide: Slide, spec: PatchSpec) -> Reading:
     """Choose the coarsest level that is fine enough; nothing is ever magnified.
+
+    A level within MPP_TOLERANCE of the wanted size is taken as it is. So is one whose pixels come
+    that near when a whole number of them is averaged: the patches of a scan are then the same
+    whether or not its file has that level, and no pixel is split between two.
 
     Raises:
         CaseError: The slide is coarser than the patches.
@@ -72,10 +81,14 @@ def plan_reading(slide: Slide, spec: PatchSpec) -> Reading:
         )
     level = max(fine_enough, key=slide.downsamples.__getitem__)
     downsample = slide.downsamples[level]
-    if slide.mpp * downsample >= spec.mpp * (1 - MPP_TOLERANCE):
-        return Reading(level=level, side_px=spec.size_px, downsample=downsample)
-    wanted = spec.mpp / slide.mpp
-    return Reading(level=level, side_px=spec.size_px * wanted / downsample, downsample=wanted)
+    wanted = spec.mpp / (slide.mpp * downsample)
+    factor = min(max(round(wanted), 1), MOST_FACTOR)
+    if abs(factor / wanted - 1) > MPP_TOLERANCE:
+        side_px = spec.size_px * wanted
+        return Reading(level=level, factor=1, side_px=side_px, downsample=wanted * downsample)
+    return Reading(
+        level=level, factor=factor, side_px=spec.size_px * factor, downsample=factor * downsample
+    )
 
 
 def patch_grid(slide: Slide, mask: TissueMask, spec: PatchSpec) -> NDArray[np.int64]:
@@ -109,16 +122,17 @@ def patch_grid(slide: Slide, mask: TissueMask, spec: PatchSpec) -> NDArray[np.in
 def read_patches(
     slide: Slide, coords: NDArray[np.int64], spec: PatchSpec
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the patch at each of coords (N, 2), RGB (size_px, size_px, 3), one in memory at a time.
+    """Yield the patch at each of coords (N, 2), RGB (size_px, size_px, 3).
+
+    Some tiles of the slide stay in memory, in the order of `patch_grid` about one row of them.
 
     Raises:
         CaseError: The file is damaged, or coarser than the patches.
     """
     reading = plan_reading(slide, spec)
     side_px = math.ceil(reading.side_px)
-    for x, y in coords.tolist():
-        region = slide.read_region(x, y, reading.level, side_px, side_px)
-        yield _shrink(region, reading.side_px, spec.size_px)
+    for square in slide.read_squares(coords, reading.level, side_px, reading.factor):
+        yield _shrink(square, reading.side_px / reading.factor, spec.size_px)
 
 
 def _starts(slide_px: int, width_px: float, stride_px: float) -> NDArray[np.int64]:

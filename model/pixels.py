@@ -1,9 +1,13 @@
-"""Pixels out of image files, through OpenSlide or SimpleITK: the one place that knows either."""
+"""Pixels out of image files, through OpenSlide or SimpleITK: the one place that knows either.
+
+JPEG tiles come straight out of the file where that changes no pixel: `model/jpeg_tiles.py`.
+"""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +17,13 @@ from openslide import OpenSlide, OpenSlideError
 from PIL import Image
 
 from model.errors import CaseError
+from model.jpeg_tiles import JpegLevel, JpegTiles
+from model.mosaic import Pixels
 
-Pixels = NDArray[np.uint8]
-
+PLAIN_GRIDS = {"aperio", "generic-tiff"}
+"""Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
+BLENDING_TOLERANCE = 2
+"""In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
 WHOLE_SUFFIX = ".mha"
 """The platform delivers some images as MetaImage, which has no tiles and which OpenSlide lacks."""
 WHOLE_MOST_PX = 2**28
@@ -45,6 +53,9 @@ class PixelSource(Protocol):
             CaseError: The file is damaged there.
         """
 
+    def tiles(self, level: int) -> JpegLevel | None:
+        """Return a level's JPEG tiles, None unless they show just what `read` shows."""
+
     def close(self) -> None:
         """Close the file."""
 
@@ -62,6 +73,9 @@ class TiledSource:
         self.level_sizes: tuple[tuple[int, int], ...] = self._slide.level_dimensions
         self.downsamples: tuple[float, ...] = self._slide.level_downsamples
         self.properties: Mapping[str, str] = self._slide.properties
+        self._jpeg: JpegTiles | None = None
+        self._tiles: dict[int, JpegLevel | None] = {}
+        self._lock = Lock()
 
     def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
         """Return RGBA (height_px, width_px, 4); see PixelSource.
@@ -77,9 +91,59 @@ class TiledSource:
             where = f"{self._path} (level {level}, x {x}, y {y})"
             raise CaseError(where, expected="readable pixels", found=error) from error
 
+    def tiles(self, level: int) -> JpegLevel | None:
+        """Return a level's JPEG tiles; see PixelSource.
+
+        Raises:
+            CaseError: The file is damaged.
+        """
+        with self._lock:
+            if level not in self._tiles:
+                self._tiles[level] = self._find_tiles(level)
+            return self._tiles[level]
+
+    def _find_tiles(self, level: int) -> JpegLevel | None:
+        """Compare one tile, the most likely to show tissue, with what OpenSlide makes of it.
+
+        They are equal, but for the blending (see `read`) where the level's downsample is no whole
+        number: the tiles are the level's own pixels, and OpenSlide's a blend at known distances.
+        """
+        if self.properties["openslide.vendor"] not in PLAIN_GRIDS:
+            return None
+        self._jpeg = self._jpeg or JpegTiles(self._path)
+        tiles = self._jpeg.levels.get(self.level_sizes[level])
+        if tiles is None:
+            return None
+        column, row = tiles.fullest()
+        tile = tiles.read(column, row)
+        if tile is None:
+            return None
+        x, y = column * tiles.tile_width_px, row * tiles.tile_height_px
+        inside = tile[: tiles.height_px - y, : tiles.width_px - x]
+        opaque = np.pad(inside, ((0, 0), (0, 0), (0, 1)), constant_values=255)
+        shown = self.read(level, x, y, inside.shape[1], inside.shape[0])
+        shifts = [
+            round(start * self.downsamples[level]) / self.downsamples[level] - start
+            for start in (x, y)
+        ]
+        difference = np.abs(_shift(opaque, *shifts) - shown)[1:-1, 1:-1]
+        most = BLENDING_TOLERANCE if any(shifts) else 0
+        return tiles if (difference <= most).all() else None
+
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+        if self._jpeg is not None:
+            self._jpeg.close()
+
+
+def _shift(pixels: Pixels, x: float, y: float) -> NDArray[np.float32]:
+    """Return what lies x, y (less than 1) to the right of and below each pixel (h, w, C)."""
+    values = pixels.astype(np.float32)
+    for axis, shift in ((1, x), (0, y)):
+        neighbours = np.roll(values, -1 if shift > 0 else 1, axis)
+        values += abs(shift) * (neighbours - values)
+    return values
 
 
 class WholeSource:
@@ -103,6 +167,9 @@ class WholeSource:
         region[: inside.shape[0], : inside.shape[1], :3] = inside
         region[: inside.shape[0], : inside.shape[1], 3] = 255
         return region
+
+    def tiles(self, level: int) -> None:
+        """Return None: there are no tiles."""
 
     def close(self) -> None:
         """Hold no file: there is nothing to close."""

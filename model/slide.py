@@ -1,9 +1,6 @@
-"""Slides: levels, pixel size, regions; and where on them tissue is."""
+"""Slides: levels, pixel size, regions."""
 
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,16 +10,9 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from model.errors import CaseError, Warn
-from model.pixels import (
-    Overview,
-    Pixels,
-    PixelSource,
-    open_mask,
-    open_slide,
-    reduce_whole,
-    untiled_size,
-)
-from model.tissue import tissue_pixels
+from model.jpeg_tiles import JpegLevel
+from model.mosaic import Pixels, average, cut_squares
+from model.pixels import Overview, PixelSource, open_slide, reduce_whole, untiled_size
 
 MPP_RANGE = (0.1, 40.0)
 """Coarser than any slide are the print densities (72 to 600 dpi) that image tools leave behind."""
@@ -31,10 +21,6 @@ UM_PER_UNIT = {"centimeter": 10_000.0, "inch": 25_400.0}
 
 PLACEHOLDER_PX = 16
 PLACEHOLDER_BYTES = 2**16
-
-DETECTION_UM = 8.0
-OVERVIEW_RANGE_PX = (128, 2048)
-SHAPE_TOLERANCE = 0.02
 
 
 class Slide:
@@ -112,6 +98,67 @@ class Slide:
         left, top = round(x / downsample), round(y / downsample)
         return self._on_background(self._source.read(level, left, top, width_px, height_px))
 
+    def read_squares(
+        self, coords: NDArray[np.int64], level: int, side_px: int, factor: int
+    ) -> Iterator[Pixels]:
+        """Yield squares of a level, averaged, in the quickest way that the file allows.
+
+        Args:
+            coords: (N, 2) top-left corners in level-0 pixels, as for `read_region`. In rows from
+                the top, they need the least memory.
+            level: Index into downsamples.
+            side_px: Side of the squares in pixels of the level, a multiple of the factor.
+            factor: Pixels of the level that become one, along x and along y.
+
+        Yields:
+            RGB (side_px / factor, side_px / factor, 3).
+
+        Raises:
+            CaseError: The file is damaged.
+        """
+        tiles = self._source.tiles(level)
+        if tiles is not None:
+            yield from self._cut_squares(tiles, coords, level, side_px, factor)
+            return
+        for x, y in coords.tolist():
+            yield average(self.read_region(x, y, level, side_px, side_px), factor)
+
+    def _cut_squares(
+        self,
+        tiles: JpegLevel,
+        coords: NDArray[np.int64],
+        level: int,
+        side_px: int,
+        factor: int,
+    ) -> Iterator[Pixels]:
+        """Yield squares as `read_squares` does, each tile decoded once."""
+        width_px, height_px = tiles.tile_width_px, tiles.tile_height_px
+        corners = np.rint(coords / self.downsamples[level]).astype(np.int64)
+        level_px = (tiles.width_px, tiles.height_px)
+        is_inside = np.all((corners >= 0) & (corners + side_px <= level_px), axis=1)
+        corners = corners[is_inside]
+        # A tile is averaged while the processor's cache holds it, unless a cell crosses its edge.
+        divides = not (corners % factor).any() and width_px % factor == height_px % factor == 0
+        early = factor if divides else 1
+        scratch = np.empty((height_px, width_px, 3), dtype=np.uint8) if early > 1 else None
+
+        def read_tile(column: int, row: int) -> Pixels:
+            tile = tiles.read(column, row, scratch)
+            if tile is None:
+                left, top = column * width_px, row * height_px
+                rgba = self._source.read(level, left, top, width_px, height_px)
+                tile = self._on_background(rgba)
+            return average(tile, early)
+
+        squares = cut_squares(
+            corners // early, side_px // early, (width_px // early, height_px // early), read_tile
+        )
+        for (x, y), inside in zip(coords.tolist(), is_inside, strict=True):
+            if inside:
+                yield average(next(squares), factor // early)
+            else:
+                yield average(self.read_region(x, y, level, side_px, side_px), factor)
+
     def thumbnail(self, most_px: int) -> Overview:
         """Return the whole slide in RGB, averaged to at most `most_px` a side.
 
@@ -129,116 +176,6 @@ class Slide:
         return np.rint(rgba[..., :3] * weight + self._background * (1 - weight)).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class TissueMask:
-    """Where a slide has tissue.
-
-    Attributes:
-        coverage: (h, w) share of each cell that is tissue, 0 to 1.
-        downsample: Level-0 pixels per cell, along x and along y.
-    """
-
-    coverage: NDArray[np.float32]
-    downsample: tuple[float, float]
-
-    @classmethod
-    def read(cls, path: Path, slide: Slide, *, warn: Warn) -> Self:
-        """Read a mask of any resolution; tissue is where its first channel is above 0.
-
-        Raises:
-            CaseError: The file cannot be read.
-        """
-        with closing(open_mask(path)) as source:
-            width_px, height_px = source.level_sizes[0]
-            overview = reduce_whole(source, OVERVIEW_RANGE_PX[1], _mask_pixels)
-        along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
-        wanted_px = slide.height_px / along_x
-        if abs(wanted_px - height_px) > max(SHAPE_TOLERANCE * wanted_px, 1):
-            shape = f"{slide.width_px} x {slide.height_px}"
-            warn(f"{path}: {width_px} x {height_px} pixels, stretched over a slide of {shape}")
-        return cls(
-            coverage=overview.values.astype(np.float32) / np.float32(255),
-            downsample=(overview.downsample[0] * along_x, overview.downsample[1] * along_y),
-        )
-
-    @classmethod
-    def detect(cls, slide: Slide) -> Self:
-        """Find tissue by its colour.
-
-        Raises:
-            CaseError: The slide is damaged.
-        """
-        longest_um = max(slide.width_px, slide.height_px) * slide.mpp
-        most_px = int(np.clip(longest_um / DETECTION_UM, *OVERVIEW_RANGE_PX))
-        thumbnail = slide.thumbnail(most_px)
-        coverage = tissue_pixels(thumbnail.values).astype(np.float32)
-        return cls(coverage=coverage, downsample=thumbnail.downsample)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no tissue at all."""
-        return not self.coverage.any()
-
-    def fraction(self, coords: NDArray[np.int64], width_px: float) -> NDArray[np.float64]:
-        """Return how much of each square is tissue, 0 to 1; outside the slide there is none.
-
-        Args:
-            coords: (N, 2) top-left corners in level-0 pixels.
-            width_px: Side of the squares in level-0 pixels.
-
-        Returns:
-            (N,), to 6 digits: sums of millions are no more exact than that.
-        """
-        left, top = (coords / self.downsample).T
-        right, bottom = ((coords + width_px) / self.downsample).T
-        area = (right - left) * (bottom - top)
-        tissue = (
-            self._sum_to(right, bottom)
-            - self._sum_to(left, bottom)
-            - self._sum_to(right, top)
-            + self._sum_to(left, top)
-        )
-        fraction: NDArray[np.float64] = np.round(tissue / area, 6)
-        return fraction
-
-    def _sum_to(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the tissue above and left of points (N,) in cells; parts of a cell count too."""
-        sums = self._sums
-        x, y = np.clip(x, 0, sums.shape[1] - 1), np.clip(y, 0, sums.shape[0] - 1)
-        column = np.minimum(x.astype(np.int64), sums.shape[1] - 2)
-        row = np.minimum(y.astype(np.int64), sums.shape[0] - 2)
-        along, down = x - column, y - row
-        upper = sums[row, column] * (1 - along) + sums[row, column + 1] * along
-        lower = sums[row + 1, column] * (1 - along) + sums[row + 1, column + 1] * along
-        total: NDArray[np.float64] = upper * (1 - down) + lower * down
-        return total
-
-    @cached_property
-    def _sums(self) -> NDArray[np.float64]:
-        """Return the integral image (h + 1, w + 1): the tissue above and left of each corner."""
-        sums = np.cumsum(np.cumsum(self.coverage, axis=0, dtype=np.float64), axis=1)
-        return np.pad(sums, ((1, 0), (1, 0)))
-
-
-def find_tissue(slide: Slide, mask_path: Path | None, *, warn: Warn) -> TissueMask:
-    """Return the supplied mask; where it is absent, empty or unreadable, find the tissue.
-
-    Raises:
-        CaseError: The slide is damaged.
-    """
-    if mask_path is None:
-        return TissueMask.detect(slide)
-    try:
-        mask = TissueMask.read(mask_path, slide, warn=warn)
-    except CaseError as error:
-        warn(f"{error}; tissue is found by its colour instead")
-        return TissueMask.detect(slide)
-    if mask.is_empty or is_placeholder(mask_path):
-        warn(f"{mask_path}: no tissue in this mask; it is found by its colour instead")
-        return TissueMask.detect(slide)
-    return mask
-
-
 def is_placeholder(path: Path) -> bool:
     """Return whether a file is the tiny image that the platform sends for an absent one.
 
@@ -248,11 +185,6 @@ def is_placeholder(path: Path) -> bool:
         return False
     size = untiled_size(path)
     return size is not None and max(size) < PLACEHOLDER_PX
-
-
-def _mask_pixels(rgba: Pixels) -> Pixels:
-    """Return 255 where a mask's RGBA (h, w, 4) has tissue, (h, w)."""
-    return ((rgba[..., 0] > 0) & (rgba[..., 3] > 0)) * np.uint8(255)
 
 
 def _find_mpp(

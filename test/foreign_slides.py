@@ -13,8 +13,8 @@ from model.batch import Bag
 from model.case import Case
 from model.encoder import ENCODERS
 from model.errors import Warn
+from model.foreign_bags import ForeignBags
 from model.patches import PatchSpec
-from train.foreign_bags import ForeignBags
 
 WIDTH = 6
 UNI = ENCODERS["uni"].model_copy(update={"width": WIDTH})

@@ -10,7 +10,8 @@ from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_
 
 from model.errors import CaseError
 from model.pixels import WHOLE_MOST_PX, TiledSource, reduce_whole
-from model.slide import Slide, _mask_pixels
+from model.slide import Slide
+from model.tissue_mask import _mask_pixels
 from train.pyramid import write_mask_pyramid, write_pyramid
 
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from synthetic import GLASS, HEIGHT, SLIDES, WIDTH, blobs, no_warning, tissue_slide
 
-from model.slide import Slide, TissueMask, find_tissue
+from model.slide import Slide
+from model.tissue_mask import TissueMask, find_tissue
 from model.tissue import box_blur, otsu_threshold, tissue_pixels
 from train.pyramid import write_pyramid
 

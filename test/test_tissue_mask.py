@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from synthetic import HEIGHT, SLIDES, WIDTH, blobs, no_warning, write_mha, write_striped
 
 from model.patches import PatchSpec, patch_grid
-from model.slide import Slide, TissueMask, find_tissue
+from model.slide import Slide
+from model.tissue_mask import TissueMask, find_tissue
 from train.pyramid import write_mask_pyramid
 
 SPEC = PatchSpec(size_px=64, stride_px=64)

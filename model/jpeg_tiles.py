@@ -1,0 +1,147 @@
+"""The JPEG tiles of a TIFF, read and decoded without OpenSlide: the one place that does so.
+
+OpenSlide decodes with the same library, but then copies each pixel several times. It remains the
+judge: `model/pixels.py` takes these tiles only where they are equal to what OpenSlide shows.
+"""
+
+import logging
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import simplejpeg
+import tifffile
+
+from model.mosaic import Pixels
+
+# Python prints warnings that nobody handles on stderr, where the platform looks for errors.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+# What reading the tags of damaged or odd files was seen to raise.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, struct.error)
+
+START = b"\xff\xd8"
+END = b"\xff\xd9"
+STORED_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""Adobe's segment: no conversion from YCbCr. Old Aperio files say so in the TIFF's tags alone."""
+
+
+@dataclass(frozen=True)
+class JpegLevel:
+    """The tiles of one level, in rows; threads may share it.
+
+    Attributes:
+        width_px: Width of the level.
+        height_px: Height of the level.
+        tile_width_px: Width of a tile; those at the right edge reach beyond the level.
+        tile_height_px: Height of a tile.
+        offsets: Where each tile starts in the file.
+        lengths: Bytes of each tile; 0 where the file has none.
+        head: Start of each tile's JPEG stream: what the tiles share.
+    """
+
+    file: int
+    width_px: int
+    height_px: int
+    tile_width_px: int
+    tile_height_px: int
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    head: bytes
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width_px // self.tile_width_px)
+
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return self.columns * -(-self.height_px // self.tile_height_px)
+
+    def fullest(self) -> tuple[int, int]:
+        """Return column and row of the tile with the most bytes: it shows tissue if any does."""
+        row, column = divmod(self.lengths.index(max(self.lengths)), self.columns)
+        return column, row
+
+    def read(self, column: int, row: int, scratch: Pixels | None = None) -> Pixels | None:
+        """Return a whole tile in RGB (tile_height_px, tile_width_px, 3); None if there is none.
+
+        A tile that is damaged, or of another kind than the TIFF's tags say, counts as none.
+
+        Args:
+            column: From 0, from the left.
+            row: From 0, from the top.
+            scratch: Of a tile's shape: its memory is used for the tile, and so stays in the cache.
+        """
+        index = row * self.columns + column
+        most_bytes = 4 * self.tile_width_px * self.tile_height_px
+        length = min(self.lengths[index], most_bytes)  # damaged tags may say anything
+        stream = os.pread(self.file, length, self.offsets[index])
+        try:
+            tile: Pixels = simplejpeg.decode_jpeg(
+                self.head + stream[len(START) :], "RGB", buffer=scratch
+            )
+        except ValueError:
+            return None
+        return tile if tile.shape[:2] == (self.tile_height_px, self.tile_width_px) else None
+
+
+class JpegTiles:
+    """The tiled JPEG levels of a TIFF.
+
+    Attributes:
+        levels: The levels by their width and height; none where the file has no such tiles.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+        self.levels = {
+            (level.width_px, level.height_px): level for level in _read_levels(path, self._file)
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _read_levels(path: Path, file: int) -> list[JpegLevel]:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+            levels = [_level_of(page, file) for page in pages if _has_jpeg_tiles(page)]
+            return [level for level in levels if _is_complete(level)]
+    except _UNREADABLE:
+        return []
+
+
+def _has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
+    """Return whether a page is an image of 8-bit RGB in JPEG tiles."""
+    return (
+        page.is_tiled
+        and page.compression == tifffile.COMPRESSION.JPEG
+        and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        and page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        and (page.samplesperpixel, page.bitspersample, page.imagedepth) == (3, 8, 1)
+    )
+
+
+def _is_complete(level: JpegLevel) -> bool:
+    """Return whether there is a place in the file for each tile of the level."""
+    return len(level.offsets) == len(level.lengths) == level.count
+
+
+def _level_of(page: tifffile.TiffPage, file: int) -> JpegLevel:
+    colours = STORED_AS_RGB if page.photometric == tifffile.PHOTOMETRIC.RGB else b""
+    tables = page.jpegtables or START + END
+    return JpegLevel(
+        file=file,
+        width_px=page.imagewidth,
+        height_px=page.imagelength,
+        tile_width_px=page.tilewidth,
+        tile_height_px=page.tilelength,
+        offsets=tuple(page.dataoffsets),
+        lengths=tuple(page.databytecounts),
+        head=START + colours + tables[len(START) : -len(END)],
+    )

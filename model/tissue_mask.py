@@ -1,0 +1,135 @@
+"""Where on a slide tissue is: a supplied mask, or the slide's own colours."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import CaseError, Warn
+from model.mosaic import Pixels
+from model.pixels import open_mask, reduce_whole
+from model.slide import Slide, is_placeholder
+from model.tissue import tissue_pixels
+
+DETECTION_UM = 8.0
+OVERVIEW_RANGE_PX = (128, 2048)
+SHAPE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where a slide has tissue.
+
+    Attributes:
+        coverage: (h, w) share of each cell that is tissue, 0 to 1.
+        downsample: Level-0 pixels per cell, along x and along y.
+    """
+
+    coverage: NDArray[np.float32]
+    downsample: tuple[float, float]
+
+    @classmethod
+    def read(cls, path: Path, slide: Slide, *, warn: Warn) -> Self:
+        """Read a mask of any resolution; tissue is where its first channel is above 0.
+
+        Raises:
+            CaseError: The file cannot be read.
+        """
+        with closing(open_mask(path)) as source:
+            width_px, height_px = source.level_sizes[0]
+            overview = reduce_whole(source, OVERVIEW_RANGE_PX[1], _mask_pixels)
+        along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
+        wanted_px = slide.height_px / along_x
+        if abs(wanted_px - height_px) > max(SHAPE_TOLERANCE * wanted_px, 1):
+            shape = f"{slide.width_px} x {slide.height_px}"
+            warn(f"{path}: {width_px} x {height_px} pixels, stretched over a slide of {shape}")
+        return cls(
+            coverage=overview.values.astype(np.float32) / np.float32(255),
+            downsample=(overview.downsample[0] * along_x, overview.downsample[1] * along_y),
+        )
+
+    @classmethod
+    def detect(cls, slide: Slide) -> Self:
+        """Find tissue by its colour.
+
+        Raises:
+            CaseError: The slide is damaged.
+        """
+        longest_um = max(slide.width_px, slide.height_px) * slide.mpp
+        most_px = int(np.clip(longest_um / DETECTION_UM, *OVERVIEW_RANGE_PX))
+        thumbnail = slide.thumbnail(most_px)
+        coverage = tissue_pixels(thumbnail.values).astype(np.float32)
+        return cls(coverage=coverage, downsample=thumbnail.downsample)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no tissue at all."""
+        return not self.coverage.any()
+
+    def fraction(self, coords: NDArray[np.int64], width_px: float) -> NDArray[np.float64]:
+        """Return how much of each square is tissue, 0 to 1; outside the slide there is none.
+
+        Args:
+            coords: (N, 2) top-left corners in level-0 pixels.
+            width_px: Side of the squares in level-0 pixels.
+
+        Returns:
+            (N,), to 6 digits: sums of millions are no more exact than that.
+        """
+        left, top = (coords / self.downsample).T
+        right, bottom = ((coords + width_px) / self.downsample).T
+        area = (right - left) * (bottom - top)
+        tissue = (
+            self._sum_to(right, bottom)
+            - self._sum_to(left, bottom)
+            - self._sum_to(right, top)
+            + self._sum_to(left, top)
+        )
+        fraction: NDArray[np.float64] = np.round(tissue / area, 6)
+        return fraction
+
+    def _sum_to(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the tissue above and left of points (N,) in cells; parts of a cell count too."""
+        sums = self._sums
+        x, y = np.clip(x, 0, sums.shape[1] - 1), np.clip(y, 0, sums.shape[0] - 1)
+        column = np.minimum(x.astype(np.int64), sums.shape[1] - 2)
+        row = np.minimum(y.astype(np.int64), sums.shape[0] - 2)
+        along, down = x - column, y - row
+        upper = sums[row, column] * (1 - along) + sums[row, column + 1] * along
+        lower = sums[row + 1, column] * (1 - along) + sums[row + 1, column + 1] * along
+        total: NDArray[np.float64] = upper * (1 - down) + lower * down
+        return total
+
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        """Return the integral image (h + 1, w + 1): the tissue above and left of each corner."""
+        sums = np.cumsum(np.cumsum(self.coverage, axis=0, dtype=np.float64), axis=1)
+        return np.pad(sums, ((1, 0), (1, 0)))
+
+
+def find_tissue(slide: Slide, mask_path: Path | None, *, warn: Warn) -> TissueMask:
+    """Return the supplied mask; where it is absent, empty or unreadable, find the tissue.
+
+    Raises:
+        CaseError: The slide is damaged.
+    """
+    if mask_path is None:
+        return TissueMask.detect(slide)
+    try:
+        mask = TissueMask.read(mask_path, slide, warn=warn)
+    except CaseError as error:
+        warn(f"{error}; tissue is found by its colour instead")
+        return TissueMask.detect(slide)
+    if mask.is_empty or is_placeholder(mask_path):
+        warn(f"{mask_path}: no tissue in this mask; it is found by its colour instead")
+        return TissueMask.detect(slide)
+    return mask
+
+
+def _mask_pixels(rgba: Pixels) -> Pixels:
+    """Return 255 where a mask's RGBA (h, w, 4) has tissue, (h, w)."""
+    return ((rgba[..., 0] > 0) & (rgba[..., 3] > 0)) * np.uint8(255)

@@ -1,0 +1,160 @@
+"""Folded batch norms, and embeddings in bfloat16 beside those in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from encoder_stand_ins import load, random_patches, save_weights, stand_in
+from synthetic import SLIDES, no_warning, tissue_slide
+from torch import Tensor, nn
+
+from model.case import Case, SlideFile
+from model.encoder import ENCODERS, Encoder
+from model.patches import PatchSpec, patch_grid, read_patches
+from model.precision import cast_products, fold_batch_norms, has_bfloat16
+from model.predictor import Predictor
+from model.slide import Slide
+from model.tissue_mask import find_tissue
+
+CPU = torch.device("cpu")
+LITE0 = ENCODERS["efficientnet_lite0"]
+LEAST_COSINE = {"efficientnet_lite0": 0.995, "uni": 0.999}
+"""Of a patch's embedding in bfloat16 with that in float32."""
+
+
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have bfloat16, so that its other ways to compute it are tested elsewhere."""
+    monkeypatch.setattr("model.encoder.has_bfloat16", lambda device: True)
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have no bfloat16."""
+    monkeypatch.setattr("model.encoder.has_bfloat16", lambda device: False)
+
+
+def in_bfloat16(spec: Any) -> Any:
+    return spec.model_copy(update={"precision": "bfloat16"})
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    return nn.functional.cosine_similarity(first.double(), second.double())
+
+
+class TestFold:
+    @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50"])
+    def test_changes_no_feature(self, name: str) -> None:
+        torch.manual_seed(0)
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:  # as after training, not the identity that they start as
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.2)
+            nn.init.normal_(norm.running_mean, std=0.2)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        images = torch.randn(2, 3, 96, 96)
+        with torch.inference_mode():
+            expected = network.forward_features(images)
+            fold_batch_norms(network)
+            found = network.forward_features(images)
+        assert len(norms) > 40
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+
+    def test_a_norm_of_another_convolution_stays(self) -> None:
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+        fold_batch_norms(network)
+        assert isinstance(network[2], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_tile amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("model name: bf16\n", False),
+        (None, False),
+    ],
+)
+def test_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, expected: bool
+) -> None:
+    monkeypatch.setattr("model.precision.CPU_INFO", tmp_path / "cpuinfo")
+    if content is not None:
+        (tmp_path / "cpuinfo").write_text(content)
+    assert has_bfloat16(CPU) == expected
+
+
+def test_only_products_are_cast() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Conv2d(3, 3, 1))
+    cast_products(network, torch.bfloat16)
+    dtypes = [module.weight.dtype for module in network]
+    assert dtypes == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+class TestEncoder:
+    def test_float32_is_the_default(self) -> None:
+        assert all(spec.precision == "float32" for spec in ENCODERS.values())
+
+    @pytest.mark.usefixtures("native")
+    def test_precision_is_recorded(self) -> None:
+        encoder = load(in_bfloat16(LITE0))
+        assert (encoder.precision, encoder.pinned_spec().precision) == ("bfloat16", "bfloat16")
+        assert encoder.notice == ""
+        assert load(LITE0).pinned_spec().precision == "float32"
+
+    @pytest.mark.usefixtures("foreign")
+    def test_elsewhere_it_is_float32_and_says_so(self) -> None:
+        encoder, plain = load(in_bfloat16(LITE0)), load(LITE0)
+        assert encoder.pinned_spec().precision == "float32"
+        assert encoder.notice == (
+            "encoder efficientnet_lite0: in float32, as this cpu lacks the bfloat16 of the bundle; "
+            "embeddings differ slightly"
+        )
+        assert plain.notice == ""
+        patches = random_patches(2)
+        assert torch.equal(encoder(patches), plain(patches))
+
+    @pytest.mark.usefixtures("native")
+    def test_stand_in_of_uni(self, tmp_path: Path) -> None:
+        spec = stand_in("uni")
+        save_weights(spec, tmp_path / "model.safetensors")
+        patches = random_patches(4)
+        expected, found = load(spec, tmp_path)(patches), load(in_bfloat16(spec), tmp_path)(patches)
+        assert found.dtype == torch.float32
+        assert LEAST_COSINE["uni"] < cosines(expected, found).min() < 1 - 1e-7
+
+    @pytest.mark.usefixtures("native")
+    def test_synthetic_tissue(self) -> None:
+        picture, _ = tissue_slide(224 * 4, 224, seed=1)
+        self.check(np.stack(np.split(picture, 4, axis=1)))
+
+    @pytest.mark.usefixtures("native")
+    @pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
+    def test_real_tissue(self) -> None:
+        path = SLIDES / "CMU-1-Small-Region.svs"
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            coords = patch_grid(slide, find_tissue(slide, None, warn=no_warning), PatchSpec())
+            self.check(np.stack(list(read_patches(slide, coords[:8], PatchSpec()))))
+
+    def check(self, patches: np.ndarray) -> None:
+        expected, found = load(LITE0)(patches), load(in_bfloat16(LITE0))(patches)
+        assert LEAST_COSINE["efficientnet_lite0"] < cosines(expected, found).min() < 1 - 1e-7
+
+
+def test_the_predictor_says_it(
+    slide_path: Path, lenient_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line reaches the user among the warnings of the prediction."""
+    monkeypatch.setattr(Encoder, "notice", "encoder x: in float32")
+    case = Case("A", slides=(SlideFile(slide_path),))
+    said: list[str] = []
+    bag = lenient_predictor.embed(case, warn=said.append, progress=lambda done, total: None)
+    assert bag is not None
+    assert said == ["encoder x: in float32"]
