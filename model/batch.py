@@ -1,7 +1,7 @@
 """Padded tensors of several cases.
 
 Shape letters, here and in every fusion: B cases, N patches (padded), D embedding width, G genes,
-C clinical columns, P gene sets, T outputs.
+C clinical columns, S sentences of a clinical record, E their width, P gene sets, T outputs.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ class Dims(BaseModel):
 
     Attributes:
         gene_sets: P gene sets by name: the positions of their genes in the RNA vector.
+        clinical_tokens: How many sentences tell of the clinical record, and their vectors' width.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class Dims(BaseModel):
     clinical: int = 0
     outputs: int = 1
     gene_sets: dict[str, tuple[int, ...]] = {}
+    clinical_tokens: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,18 @@ class CaseInputs:
     Attributes:
         bag: (N, D) embeddings.
         coords: (N, 2) level-0 pixels.
+        slide_index: (N,) which of the case's slides a patch is from; one slide when None.
         rna: (G,) standardised expression.
         clinical: (C,) encoded record.
+        clinical_tokens: (S, E) vectors of the sentences that tell of the same record.
     """
 
     bag: torch.Tensor | None = None
     coords: torch.Tensor | None = None
+    slide_index: torch.Tensor | None = None
     rna: torch.Tensor | None = None
     clinical: torch.Tensor | None = None
+    clinical_tokens: torch.Tensor | None = None
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -76,17 +82,21 @@ class Batch:
     Attributes:
         bag: (B, N, D).
         mask: (B, N) bool, True = real patch.
-        coords: (B, N, 2) int64, level-0 pixels.
+        coords: (B, N, 2) int64, level-0 pixels of the patch's slide.
+        slide_index: (B, N) int64, which of the case's slides a patch is from.
         rna: (B, G).
         clinical: (B, C).
+        clinical_tokens: (B, S, E).
         slide_present: (B,) bool; with `rna_present` and `clinical_present`, what each case has.
     """
 
     bag: torch.Tensor
     mask: torch.Tensor
     coords: torch.Tensor
+    slide_index: torch.Tensor
     rna: torch.Tensor
     clinical: torch.Tensor
+    clinical_tokens: torch.Tensor
     slide_present: torch.Tensor
     rna_present: torch.Tensor
     clinical_present: torch.Tensor
@@ -111,26 +121,32 @@ def collate(cases: Sequence[CaseInputs], dims: Dims) -> Batch:
     """Pad cases to one batch; the widths come from `dims`, so that a case may lack anything."""
     bags = [case.bag if case.bag is not None else torch.zeros(0, dims.embedding) for case in cases]
     longest = max(1, *(len(bag) for bag in bags))
-    bag = torch.zeros(len(cases), longest, dims.embedding)
+    bag = torch.empty(len(cases), longest, dims.embedding)
     mask = torch.zeros(len(cases), longest, dtype=torch.bool)
     coords = torch.zeros(len(cases), longest, 2, dtype=torch.int64)
+    slide_index = torch.zeros(len(cases), longest, dtype=torch.int64)
     for index, (case, patches) in enumerate(zip(cases, bags, strict=True)):
         bag[index, : len(patches)] = patches
+        bag[index, len(patches) :] = 0
         mask[index, : len(patches)] = True
         if case.coords is not None:
             coords[index, : len(patches)] = case.coords
+        if case.slide_index is not None:
+            slide_index[index, : len(patches)] = case.slide_index
     return Batch(
         bag=bag,
         mask=mask,
         coords=coords,
+        slide_index=slide_index,
         rna=_rows([case.rna for case in cases], dims.genes),
         clinical=_rows([case.clinical for case in cases], dims.clinical),
+        clinical_tokens=_rows([case.clinical_tokens for case in cases], *dims.clinical_tokens),
         slide_present=mask.any(dim=1),
         rna_present=torch.tensor([case.rna is not None for case in cases]),
         clinical_present=torch.tensor([case.clinical is not None for case in cases]),
     )
 
 
-def _rows(vectors: Sequence[torch.Tensor | None], width: int) -> torch.Tensor:
-    """Stack vectors (B, width), zeros where one is None."""
-    return torch.stack([torch.zeros(width) if v is None else v for v in vectors])
+def _rows(vectors: Sequence[torch.Tensor | None], *shape: int) -> torch.Tensor:
+    """Stack vectors (B, *shape), zeros where one is None."""
+    return torch.stack([torch.zeros(shape) if v is None else v for v in vectors])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from model.batch import Bag, Batch, CaseInputs, Dims, collate
 from model.case import Case
 from model.clinical import ClinicalSpec
+from model.clinical_text import ClinicalText, ClinicalTextSpec
 from model.encoder import ENCODERS, EncoderSpec
 from model.errors import BundleError, ConfigError, Warn, first_problem
 from model.fusion import Fusion, build_fusion
@@ -64,6 +65,7 @@ class MemberManifest(BaseModel):
     dims: Dims
     risk_mean: float
     risk_sd: float
+    clinical_text: ClinicalTextSpec | None = None
 
 
 class Manifest(BaseModel):
@@ -92,6 +94,7 @@ class Member:
     clinical: ClinicalSpec | None
     risk_mean: float
     risk_sd: float
+    clinical_text: ClinicalText | None = None
 
     def inputs(self, case: Case, bag: Bag | None, *, warn: Warn) -> CaseInputs:
         """Turn a case and its bag into this member's tensors.
@@ -102,12 +105,16 @@ class Member:
         return CaseInputs(
             bag=None if bag is None else bag.embeddings,
             coords=None if bag is None else bag.coords,
+            slide_index=None if bag is None else bag.slide_index,
             rna=None
             if self.rna is None or case.rna is None
             else torch.from_numpy(self.rna.apply(case.rna, warn=warn)),
             clinical=None
             if self.clinical is None or case.clinical is None
             else torch.from_numpy(self.clinical.apply(case.clinical, warn=warn)),
+            clinical_tokens=None
+            if self.clinical_text is None or case.clinical is None
+            else torch.from_numpy(self.clinical_text.apply(case.clinical, warn=warn)),
         )
 
     def collate(self, cases: list[CaseInputs]) -> Batch:
@@ -125,16 +132,19 @@ class Member:
             dims=self.fusion.dims,
             risk_mean=self.risk_mean,
             risk_sd=self.risk_sd,
+            clinical_text=None if self.clinical_text is None else self.clinical_text.spec,
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return weights and scalers by name."""
+        """Return weights, scalers and the vectors of sentences by name."""
         state = self.fusion.state_dict()
         tensors = {f"fusion.{name}": value.contiguous().cpu() for name, value in state.items()}
         if self.rna is not None:
             # Copies: members may share a scaler, which safetensors refuses to write twice.
             tensors["rna.mean"] = torch.tensor(self.rna.mean)
             tensors["rna.sd"] = torch.tensor(self.rna.sd)
+        if self.clinical_text is not None:
+            tensors["clinical_text.vectors"] = torch.tensor(self.clinical_text.vectors)
         return tensors
 
     def risk(self, batch: Batch) -> npt.NDArray[np.float64]:
@@ -241,7 +251,8 @@ def _check_encoder(path: Path, manifest: Manifest) -> None:
         raise BundleError(
             f"{path}: expected an encoder among {', '.join(ENCODERS)}, found {spec.id!r}"
         )
-    if spec.model_copy(update={"weights_sha256": known.weights_sha256}) != known:
+    own = {"weights_sha256": known.weights_sha256, "precision": known.precision}
+    if spec.model_copy(update=own) != known:
         raise BundleError(
             f"{path}: expected the encoder {spec.id} as this program defines it, "
             "found another preprocessing or architecture in the manifest"
@@ -274,8 +285,11 @@ def load_member(
         ConfigError: The fusion or its settings are unknown.
         KeyError: A tensor is absent.
         RuntimeError: The weights do not fit the fusion.
-        ValueError: The genes or clinical columns do not fit the widths.
+        ValueError: The genes, gene sets, clinical columns or sentences do not fit the widths.
     """
+    for gene_set, positions in manifest.dims.gene_sets.items():
+        if not positions or min(positions) < 0 or max(positions) >= manifest.dims.genes:
+            raise ValueError(f"gene set {gene_set} outside the {manifest.dims.genes} genes")
     fusion = build_fusion(name, settings, manifest.dims)
     fusion.load_state_dict(_under(tensors, "fusion."))
     rna = None
@@ -288,12 +302,21 @@ def load_member(
     columns = () if manifest.clinical is None else manifest.clinical.columns
     if len(columns) != manifest.dims.clinical:
         raise ValueError(f"{len(columns)} clinical columns for {manifest.dims.clinical} inputs")
+    text = None
+    if manifest.clinical_text is not None:
+        text = ClinicalText(manifest.clinical_text, tensors["clinical_text.vectors"].numpy())
+    sentences = (0, 0) if text is None else text.shape
+    if sentences != manifest.dims.clinical_tokens:
+        raise ValueError(
+            f"{sentences} sentences and their width for {manifest.dims.clinical_tokens} inputs"
+        )
     return Member(
         fusion=fusion.eval(),
         rna=rna,
         clinical=manifest.clinical,
         risk_mean=manifest.risk_mean,
         risk_sd=manifest.risk_sd,
+        clinical_text=text,
     )
 
 

@@ -57,10 +57,10 @@ class ClinicalSpec(BaseModel):
         if not records:
             raise ConfigError("clinical: expected at least one training record, found none")
         missing = frozenset(code.lower() for code in schema.missing)
-        rows = [_lower_keys(record.values) for record in records]
+        rows = [lower_keys(record.values) for record in records]
         numbers = []
         for name in schema.numbers:
-            column = [_number(row.get(name.lower()), missing) for row in rows]
+            column = [read_number(row.get(name.lower()), missing) for row in rows]
             known = np.array([value for value in column if value is not None])
             if known.size:
                 # Equal values may still have a standard deviation, of rounding errors.
@@ -68,7 +68,7 @@ class ClinicalSpec(BaseModel):
                 numbers.append(NumberColumn(name=name, mean=float(known.mean()), sd=sd))
         categories = []
         for name in schema.categories:
-            seen = {_category(row.get(name.lower()), missing) for row in rows} - {None}
+            seen = {read_category(row.get(name.lower()), missing) for row in rows} - {None}
             if seen:
                 values = tuple(sorted(value for value in seen if value is not None))
                 categories.append(CategoryColumn(name=name, values=values))
@@ -88,12 +88,12 @@ class ClinicalSpec(BaseModel):
 
     def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
         """Return a case's vector (C,); what cannot be read counts as missing, with a warning."""
-        row = _lower_keys(record.values)
+        row = lower_keys(record.values)
         missing = frozenset(self.missing)
         encoded: list[float] = []
         for column in self.numbers:
             raw = row.get(column.name.lower())
-            value = _number(raw, missing)
+            value = read_number(raw, missing)
             if value is None:
                 if not _is_missing(raw, missing):
                     warn(f"{record.source}: {column.name}: expected a number, found {raw!r}")
@@ -108,7 +108,7 @@ class ClinicalSpec(BaseModel):
             encoded += [min(max(standard, -CLIP_SD), CLIP_SD), 0.0]
         for category in self.categories:
             raw = row.get(category.name.lower())
-            label = _category(raw, missing)
+            label = read_category(raw, missing)
             if label is not None and label not in category.values:
                 known = ", ".join(category.values)
                 warn(f"{record.source}: {category.name}: expected one of {known}, found {raw!r}")
@@ -117,7 +117,8 @@ class ClinicalSpec(BaseModel):
         return np.array(encoded, dtype=np.float32)
 
 
-def _lower_keys(values: Mapping[str, object]) -> dict[str, object]:
+def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
+    """Return a record's values under lower-case keys."""
     return {key.lower(): value for key, value in values.items()}
 
 
@@ -127,7 +128,7 @@ def _is_missing(value: object, missing: frozenset[str]) -> bool:
     return str(value).strip().lower() in missing
 
 
-def _number(value: object, missing: frozenset[str]) -> float | None:
+def read_number(value: object, missing: frozenset[str]) -> float | None:
     """Return a finite number, or None where the value is missing or no number."""
     if _is_missing(value, missing) or not isinstance(value, int | float | str):
         return None
@@ -138,7 +139,7 @@ def _number(value: object, missing: frozenset[str]) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _category(value: object, missing: frozenset[str]) -> str | None:
+def read_category(value: object, missing: frozenset[str]) -> str | None:
     """Return a category's canonical spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
     if _is_missing(value, missing):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import ConfigError, first_problem
 
@@ -45,11 +45,42 @@ class Output(BaseModel):
     direction: Literal["time", "risk"]
 
 
+class Sentences(BaseModel):
+    """How a column of the clinical record is put into words.
+
+    `known` has {value} where the value goes, `missing` is said where there is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    known: str
+    missing: str
+
+    @field_validator("known")
+    @classmethod
+    def _names_the_value(cls, known: str) -> str:
+        if "{value}" not in known:
+            raise ValueError(f"expected {{value}} in the sentence, found {known!r}")
+        return known
+
+    @classmethod
+    def of(cls, column: str) -> "Sentences":
+        """Make sentences of a column's name."""
+        words = column.replace("_", " ")
+        return cls(known=f"The {words} is {{value}}.", missing=f"The {words} is not known.")
+
+    def say(self, value: str) -> str:
+        """Return the sentence for a known value."""
+        return self.known.replace("{value}", value)
+
+
 class ClinicalSchema(BaseModel):
     """The columns of the clinical record: which are numbers, which categories, which are labels.
 
     `missing` lists the codes (compared without case) that stand for an unknown value;
     `event` and `time` list the names under which a public record carries its own outcome.
+    `sentences` put columns into words, for the fusions that read text; a column that it leaves out
+    gets sentences made of its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +90,7 @@ class ClinicalSchema(BaseModel):
     missing: tuple[str, ...] = ()
     event: tuple[str, ...] = ()
     time: tuple[str, ...] = ()
+    sentences: dict[str, Sentences] = {}
 
     @property
     def labels(self) -> frozenset[str]:
@@ -70,6 +102,14 @@ class ClinicalSchema(BaseModel):
         seen = {name.lower() for name in (*self.numbers, *self.categories)} & self.labels
         if seen:
             raise ValueError(f"label keys used as columns: {', '.join(sorted(seen))}")
+        return self
+
+    @model_validator(mode="after")
+    def _sentences_are_of_columns(self) -> "ClinicalSchema":
+        columns = {name.lower() for name in (*self.numbers, *self.categories)}
+        others = [name for name in self.sentences if name.lower() not in columns]
+        if others:
+            raise ValueError(f"sentences of no column: {', '.join(sorted(others))}")
         return self
 
 

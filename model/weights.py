@@ -64,7 +64,7 @@ def read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     """
     if spec.weights_sha256 and (found := sha256_of(path)) != spec.weights_sha256:
         raise BundleError(f"{path}: expected sha256 {spec.weights_sha256}, found {found}")
-    return _TO_TIMM[spec.layout](_read_tensors(path))
+    return _TO_TIMM[spec.layout](read_tensors(path))
 
 
 def check_fit(spec: EncoderSpec, path: Path, *, expected: Tensors, found: Tensors) -> None:
@@ -90,7 +90,12 @@ def check_fit(spec: EncoderSpec, path: Path, *, expected: Tensors, found: Tensor
         )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors; nothing else is unpickled.
+
+    Raises:
+        BundleError: It cannot be read, or holds other things.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

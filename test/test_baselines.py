@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from model.batch import Bag
 from model.case import Case, Record
 from model.interface import ClinicalSchema
 from train.baselines import (
@@ -26,7 +27,16 @@ from train.baselines import (
 from train.cohort import LabelledCase, outcomes
 from train.losses import cox_nll
 from train.metrics import harrell_c
-from train.views import Cases, Clinical, Columns, Components, FloatArray, Genes, Together
+from train.views import (
+    Cases,
+    Clinical,
+    Columns,
+    Components,
+    FloatArray,
+    Genes,
+    MeanEmbedding,
+    Together,
+)
 
 SCHEMA = ClinicalSchema(numbers=("age",), categories=("sex",))
 
@@ -280,6 +290,31 @@ def test_inner_folds_share_no_case_and_leave_none_out() -> None:
     rest, held = split(cases, np.array([3, 1]))
     assert [case.case_id for case in held] == ["P003", "P001"]
     assert len(rest) == 48
+
+
+def test_embeddings_are_averaged_and_read_once() -> None:
+    cases = make_cases(30)
+    rng = np.random.default_rng(0)
+    sizes = {case.case_id: int(rng.integers(1, 9)) for case in cases[1:]}  # the first has no slide
+    stored = {name: torch.from_numpy(rng.normal(3, 2, (n, 5))) for name, n in sizes.items()}
+    reads: list[str] = []
+
+    class Stored:
+        def get(self, case_id: str) -> Bag | None:
+            reads.append(case_id)
+            if case_id not in stored:
+                return None
+            return Bag(stored[case_id], torch.zeros(0, 2), torch.zeros(0))
+
+    view = MeanEmbedding(Stored())  # type: ignore[arg-type]
+    found = view.fit(cases[:20])(cases)
+    view.fit(cases[10:])(cases)
+
+    assert sorted(reads) == sorted(case.case_id for case in cases)
+    means = np.stack([stored[case.case_id].numpy().mean(axis=0) for case in cases[1:]])
+    expected = (means - means[:19].mean(axis=0)) / means[:19].std(axis=0)
+    np.testing.assert_allclose(found[1:], expected)
+    assert not found[0].any()
 
 
 def test_baselines_are_those_that_the_modalities_allow() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.batch import MODALITIES, Batch, CaseInputs, Dims, Modality, collate
 
-DIMS = Dims(embedding=2, genes=3, clinical=1)
+DIMS = Dims(embedding=2, genes=3, clinical=1, clinical_tokens=(3, 2))
 
 
 def rows(*values: float) -> Tensor:
@@ -21,6 +21,7 @@ def two_cases() -> Batch:
         coords=torch.tensor([[5, 6]]),
         rna=torch.tensor([1.0, 2.0, 3.0]),
         clinical=torch.tensor([4.0]),
+        clinical_tokens=torch.tensor([[5.0, 6.0], [7.0, 8.0], [9.0, 0.0]]),
     )
     slide_only = CaseInputs(bag=rows(7.0, 8.0, 9.0))
     return collate([whole, slide_only], DIMS)
@@ -41,6 +42,7 @@ def test_an_absent_modality_holds_zeros_and_says_so() -> None:
     batch = two_cases()
     assert batch.rna.tolist() == [[1, 2, 3], [0, 0, 0]]
     assert batch.clinical.tolist() == [[4], [0]]
+    assert batch.clinical_tokens.tolist() == [[[5, 6], [7, 8], [9, 0]], [[0, 0]] * 3]
     assert batch.slide_present.tolist() == [True, True]
     assert batch.rna_present.tolist() == [True, False]
     assert batch.clinical_present.tolist() == [True, False]
@@ -75,6 +77,7 @@ def test_unused_modalities_are_zero_wide() -> None:
     assert batch.bag.shape == (1, 1, 0)
     assert batch.rna.shape == (1, 0)
     assert batch.clinical.shape == (1, 1)
+    assert batch.clinical_tokens.shape == (1, 0, 0)
 
 
 def test_a_vector_of_another_width_does_not_pass() -> None:

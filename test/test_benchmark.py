@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lifelines.utils import concordance_index
+from matplotlib.image import imread
 from table_files import write_tables
 
 from model.batch import Modality
@@ -133,6 +134,14 @@ def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str
     epochs = sorted(choice["epochs"] for run in runs for choice in run["chosen"])
     assert len(epochs) == 2 * 3  # seeds, folds
     assert line.endswith(f"| 0.01 × 6; {epochs[0]} to {epochs[-1]}, median {epochs[3]} |")
+
+
+def test_the_picture_shows_every_model(config: Path, said: list[str]) -> None:
+    page = (config.parent / "RESULTS.md").read_text()
+    assert "![C-index of every model on every cohort](RESULTS.png)" in page
+    picture = imread(config.parent / "RESULTS.png")
+    assert picture.shape[0] > 300
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
 
 
 def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> None:

@@ -5,12 +5,13 @@ import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from job_files import no_warning
-from toy_bundles import CLINICAL, MAPPING, RNA, bundle_with, make_bundle
+from toy_bundles import CLINICAL, CLINICAL_TEXT, MAPPING, RNA, bundle_with, make_bundle
 from toy_fusions import DIMS, NAMES, TOY_SETTINGS, toy_cases
 
 from model.batch import Bag, Batch, CaseInputs, collate
@@ -77,12 +78,21 @@ def test_a_loaded_bundle_is_the_one_that_was_saved(tmp_path: Path, name: str) ->
         assert new.rna.sd.tolist() == RNA.sd.tolist()
         assert (new.rna.scale, new.rna.max_missing) == ("log", 0.2)
         assert new.clinical == CLINICAL
+        assert new.clinical_text is not None
+        assert new.clinical_text.spec == CLINICAL_TEXT.spec
+        assert new.clinical_text.vectors.tolist() == CLINICAL_TEXT.vectors.tolist()
         assert (new.risk_mean, new.risk_sd) == (old.risk_mean, old.risk_sd)
 
 
 def test_a_bundle_of_one_modality(tmp_path: Path) -> None:
     settings = TOY_SETTINGS["concat"] | {"modalities": ["clinical"]}
-    dims = DIMS.model_copy(update={"embedding": 0, "genes": 0})
+    unused: dict[str, Any] = {
+        "embedding": 0,
+        "genes": 0,
+        "gene_sets": {},
+        "clinical_tokens": (0, 0),
+    }
+    dims = DIMS.model_copy(update=unused)
     member = Member(build_fusion("concat", settings, dims).eval(), None, CLINICAL, 0.0, 1.0)
     changes = {"settings": settings, "members": (member.manifest(),)}
     saved = Bundle(make_bundle("concat", **changes).manifest, (member,), MAPPING)

@@ -142,6 +142,25 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "expected the manifest's tensors, found 2 clinical columns for 4 inputs",
     ),
+    "a sentence less than there are vectors": (
+        lambda path: rewrite(
+            path, lambda manifest: first_member(manifest)["clinical_text"].update(categories=[])
+        ),
+        "expected the manifest's tensors, found 6 vectors of 4 clinical sentences",
+    ),
+    "vectors of another width than the model reads": (
+        lambda path: rewrite(
+            path,
+            tensors=lambda tensors: tensors.update(
+                {"member.1.clinical_text.vectors": torch.zeros(6, 4)}
+            ),
+        ),
+        "expected the manifest's tensors, found (2, 4) sentences and their width for (2, 5) inputs",
+    ),
+    "no vectors of the sentences": (
+        lambda path: rewrite(path, tensors=drop("member.0.clinical_text.vectors")),
+        "expected the manifest's tensors, found no 'clinical_text.vectors'",
+    ),
     "no weights of a layer": (
         lambda path: rewrite(path, tensors=drop("member.1.fusion.head.weight")),
         "expected the manifest's tensors, found Error(s) in loading state_dict for Pairwise: "
@@ -166,6 +185,21 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         "expected the manifest's tensors, found Error(s) in loading state_dict for Pairwise: ",
     ),
 }
+
+
+def test_a_bundle_from_before_there_were_sentences_loads(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.safetensors"
+    make_bundle().save(path)
+
+    def older(manifest: dict[str, Any]) -> None:
+        for member in manifest["members"]:
+            del member["clinical_text"]
+            del member["dims"]["clinical_tokens"]
+
+    rewrite(path, older, lambda tensors: tensors.pop("member.0.clinical_text.vectors"))
+    members = Bundle.load(path).members
+    assert [member.clinical_text for member in members] == [None, None]
+    assert {member.fusion.dims.clinical_tokens for member in members} == {(0, 0)}
 
 
 @pytest.mark.parametrize(("damage", "message"), REFUSALS.values(), ids=REFUSALS)

@@ -153,6 +153,19 @@ INVALID = {
         preset(clinical={"categories": ["progression"], "event": ["PROGRESSION"]}),
         "clinical: Value error, label keys used as columns: progression",
     ),
+    "a sentence without its value": (
+        preset(clinical={"numbers": ["age"], "sentences": {"age": {"known": "x", "missing": "y"}}}),
+        "clinical.sentences.age.known: Value error, expected {value} in the sentence, found 'x'",
+    ),
+    "a sentence of no column": (
+        preset(
+            clinical={
+                "numbers": ["age"],
+                "sentences": {"Grade": {"known": "Grade {value}.", "missing": "No grade."}},
+            }
+        ),
+        "clinical: Value error, sentences of no column: Grade",
+    ),
     "unknown field": (preset(colour="blue"), "colour: Extra inputs are not permitted"),
     "unknown field of a socket": (
         preset(sockets=[{"slug": "s", "modality": "slide", "path": "s", "optional": True}]),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.batch import CaseInputs, Dims, Modality, collate
 from model.fusion.layers import (
+    AlphaDropout,
     Branches,
     BranchesConfig,
     Dropout,
@@ -186,3 +187,20 @@ def test_dropout_keeps_its_share_and_the_mean(p: float) -> None:
     torch.manual_seed(0)
     assert torch.equal(dropout(ones), dropped)
     assert torch.equal(dropout.eval()(ones), ones)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.7])
+def test_alpha_dropout_keeps_its_share_the_mean_and_the_variance(p: float) -> None:
+    torch.manual_seed(0)
+    dropout, normal = AlphaDropout(p), torch.randn(300, 1001, requires_grad=True)
+    torchs = nn.AlphaDropout(p)(torch.full((9999,), 3.0)).unique()
+    assert AlphaDropout(p)(torch.full((9999,), 3.0)).unique().tolist() == [
+        pytest.approx(value, rel=1e-4) for value in torchs.tolist()
+    ]
+    dropped = dropout(normal)
+    assert dropped.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert dropped.std().item() == pytest.approx(1.0, abs=0.01)
+    (gradient,) = torch.autograd.grad(dropped.sum(), normal)
+    kept = gradient.bool()
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.005)
+    assert torch.equal(dropout.eval()(normal), normal)

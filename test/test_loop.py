@@ -110,6 +110,25 @@ def test_dropout_is_replayed_between_the_two_passes() -> None:
     assert not torch.equal(first, other)
 
 
+def test_mixed_precision_trains_and_scores_in_float32() -> None:
+    fold = make_fold()
+    config = FIT.model_copy(update={"chunk_patches": 30, "precision": "bfloat16"})
+    draw = Draw(fold, np.arange(len(fold)), config, (7,))
+    plain = replace(draw, config=config.model_copy(update={"precision": "float32"}))
+    mixed = torch.cat([g.flatten() for g in step_gradients(make_fusion().eval(), draw)])
+    exact = torch.cat([g.flatten() for g in step_gradients(make_fusion().eval(), plain)])
+    assert not torch.equal(mixed, exact)
+    assert torch.cosine_similarity(mixed, exact, dim=0) > 0.99
+
+    fusion = make_fusion()
+    log = train_fusion(fusion, fold, Plan(config, 10, (1,)))
+    assert log[-1].loss < log[0].loss
+    assert {parameter.dtype for parameter in fusion.parameters()} == {torch.float32}
+    np.testing.assert_array_equal(
+        predict_risks(fusion, fold, config), predict_risks(fusion, fold, plain.config)
+    )
+
+
 def test_a_fusion_fits_to_the_bags_and_adds_an_objective_of_its_own() -> None:
     fold = make_fold()
     config = FIT.model_copy(update={"clip_norm": 1e9, "chunk_patches": 20})
@@ -214,6 +233,14 @@ def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
     assert seen == {("slide",), ("rna",), ("slide", "rna")}
     seen = {drop_modalities(case, ("rna",), 0.6, rng).modalities for _ in range(50)}
     assert seen == {("slide",), ("slide", "rna")}
+
+
+def test_sentences_are_dropped_with_their_record() -> None:
+    case = CaseInputs(torch.ones(2, 6), clinical=torch.ones(3), clinical_tokens=torch.ones(2, 5))
+    rng = np.random.default_rng(0)
+    drawn = [drop_modalities(case, ("clinical",), 0.5, rng) for _ in range(20)]
+    kept = [(one.clinical is not None, one.clinical_tokens is not None) for one in drawn]
+    assert set(kept) == {(True, True), (False, False)}
 
 
 def test_discrete_time_bins_come_from_the_training_fold() -> None:

@@ -6,20 +6,24 @@ import pytest
 import torch
 
 from model.batch import Dims
-from model.fusion import FUSIONS, build_fusion
+from model.fusion import FUSIONS, Fusion, build_fusion
 from train.config import read_config
 from train.models import CONFIGS, describe_models
 
 PARAGRAPHS = dict(zip(FUSIONS, describe_models().split("\n\n"), strict=True))
 
-each_fusion = pytest.mark.parametrize("name", FUSIONS)
+PUBLISHED = [name for name in FUSIONS if FUSIONS[name].PAPER != Fusion.PAPER]
 
 
-@each_fusion
-def test_every_fusion_has_a_config_and_a_paragraph(name: str) -> None:
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_fusion_has_a_config(name: str) -> None:
     config = read_config(CONFIGS / f"{name}.toml")
     assert config.fusion.name == name
     assert config.output.name == name
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_fusion_has_a_paragraph(name: str) -> None:
     lines = PARAGRAPHS[name].splitlines()
     assert lines[0] == name
     labels = ["modalities", "loss", "parameters", "paper", "their code"]

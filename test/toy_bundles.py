@@ -8,8 +8,10 @@ from toy_fusions import DIMS, build_toy
 
 from model.bundle import Bundle, Manifest, Member, Task
 from model.clinical import CategoryColumn, ClinicalSpec, NumberColumn
+from model.clinical_text import CategoryText, ClinicalText, ClinicalTextSpec, NumberText
 from model.encoder import EncoderSpec
 from model.fusion import FUSIONS, build_fusion
+from model.interface import Sentences
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from model.survival import TimeMapping
@@ -39,6 +41,14 @@ CLINICAL = ClinicalSpec(
     categories=(CategoryColumn(name="stage", values=("t1hg",)),),
     missing=("-1",),
 )
+CLINICAL_TEXT = ClinicalText(
+    ClinicalTextSpec(
+        numbers=(NumberText(name="age", words=Sentences.of("age"), step=1, least=71, most=73),),
+        categories=(CategoryText(name="stage", words=Sentences.of("stage"), values=("t1hg",)),),
+        missing=("-1",),
+    ),
+    vectors=np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
+)
 
 
 def make_bundle(name: str = "pairwise", **changes: Any) -> Bundle:
@@ -54,6 +64,7 @@ def make_bundle(name: str = "pairwise", **changes: Any) -> Bundle:
             clinical=CLINICAL,
             risk_mean=0.25 * seed,
             risk_sd=1.0 + seed,
+            clinical_text=CLINICAL_TEXT,
         )
         for seed in range(2)
     )

@@ -7,12 +7,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.encoders import Precision
 from model.errors import ConfigError, first_problem
 from model.fusion import read_settings
 from model.patches import PatchSpec
 from model.rna import Scale
+from model.rows import SUFFIXES
 from model.survival import MappingKind
-from train.rows import SUFFIXES
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,19 +50,44 @@ class CohortConfig(_Part):
 
 
 class EncoderConfig(_Part):
-    """Which encoder, and the folders that may hold its weights."""
+    """Which encoder, the folders that may hold its weights, and the precision it runs in.
+
+    Bags and bundle record the precision; bfloat16 is twice as fast where a processor has it.
+    """
 
     id: str = "efficientnet_lite0"
+    precision: Precision = "float32"
     weights: tuple[Path, ...] = (Path("resources/encoders"),)
 
 
 class RnaConfig(_Part):
-    """`panel` is a file with one gene symbol a line; `top_variance` filters inside the fold."""
+    """Which genes are used, and how.
+
+    Attributes:
+        panel: A file with one gene symbol a line; the genes of `gene_sets`, or all, when None.
+        top_variance: Keeps so many of them with the largest variance inside the fold.
+        gene_sets: A GMT or CSV file of gene sets, for the fusions that work on them.
+        min_genes_per_set: A set of which fewer genes are used is left out.
+    """
 
     scale: Scale = "log"
     panel: Path | None = None
+    gene_sets: Path | None = None
+    min_genes_per_set: int = Field(default=1, gt=0)
     top_variance: int | None = Field(default=None, gt=0)
     max_missing: float = Field(default=0.01, ge=0, lt=1)
+
+
+class ClinicalTextConfig(_Part):
+    """What reads the sentences on the clinical record, for the fusions that are told in words.
+
+    Attributes:
+        encoder: "minilm", a small general one that comes as a package, or "conch", pathology's.
+        weights: CONCH's file, which its authors give out; a folder in place of minilm's package.
+    """
+
+    encoder: Literal["minilm", "conch"] = "minilm"
+    weights: Path | None = None
 
 
 class FusionChoice(_Part):
@@ -87,6 +113,7 @@ class FitConfig(_Part):
         batch_cases: Cases of one optimiser step's risk set; the whole training fold when None.
         chunk_patches: Padded patches that are in memory at once; sets how a step is cut up.
         max_patches: Patches drawn anew from each bag in each epoch; all when None.
+        precision: Of the training step's matrix products; scoring is always in float32.
         loss: "cox", or "nll", the discrete-time likelihood over `bins` of equally many events.
         alpha: How much less a censored case counts in "nll", 0 to 1.
         modality_dropout: Probability of dropping each optional modality of a case in an epoch.
@@ -102,6 +129,7 @@ class FitConfig(_Part):
     chunk_patches: int = Field(default=45056, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)
+    precision: Precision = "float32"
     loss: Literal["cox", "nll"] = "cox"
     ties: Literal["efron", "breslow"] = "efron"
     bins: int = Field(default=8, ge=2)
@@ -150,6 +178,7 @@ class TrainConfig(_Part):
     encoder: EncoderConfig = EncoderConfig()
     patches: PatchSpec = PatchSpec()
     rna: RnaConfig = RnaConfig()
+    clinical_text: ClinicalTextConfig = ClinicalTextConfig()
     fusion: FusionChoice = FusionChoice()
     fit: FitConfig = FitConfig()
     folds: FoldsConfig = FoldsConfig()

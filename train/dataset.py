@@ -8,19 +8,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.bags import bag_path, read_bag
 from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
 from model.bundle import Member
 from model.clinical import ClinicalSpec
+from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
 from model.errors import ConfigError, Warn
-from model.fusion import build_fusion, read_settings
+from model.fusion import FUSIONS, build_fusion, read_settings
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from train.cohort import LabelledCase
-from train.config import TrainConfig
-from train.embed import bag_path, read_bag
+from train.config import RnaConfig, TrainConfig
+from train.gene_sets import all_genes, place_gene_sets, read_gene_sets
+from train.text_encoder import load_text_encoder
 
 
 @dataclass
@@ -80,7 +83,12 @@ class Fold:
         bag = self.bags.get(self.case_ids[index]) if self.bags and self.dims.embedding else None
         if bag is None:
             return self.inputs[index]
-        return replace(self.inputs[index], bag=bag.embeddings, coords=bag.coords)
+        return replace(
+            self.inputs[index],
+            bag=bag.embeddings,
+            coords=bag.coords,
+            slide_index=bag.slide_index,
+        )
 
     def labels(self, rows: torch.Tensor, device: torch.device) -> Labels:
         """Return what happened to some of the cases, their times as quantiles of all events'."""
@@ -109,24 +117,20 @@ def start_member(
     """Fit the preprocessing on training cases and build an untrained member on top of it.
 
     Raises:
-        ConfigError: The cases lack a modality that the fusion uses.
+        ConfigError: The cases lack a modality that the fusion uses, or genes of the gene sets, or
+            the text encoder that the fusion's clinical sentences need is absent.
     """
     settings = read_settings(config.fusion.name, config.fusion.settings)
-    rna = clinical = None
+    rna = clinical = text = None
+    gene_sets: dict[str, tuple[int, ...]] = {}
     if "rna" in settings.modalities:
-        panel = None
-        if config.rna.panel is not None:
-            panel = config.rna.panel.read_text().split()
-        rna = RnaSpec.fit(
-            [case.case.rna for case in cases if case.case.rna is not None],
-            scale=config.rna.scale,
-            panel=panel,
-            top_variance=config.rna.top_variance,
-            max_missing=config.rna.max_missing,
-        )
+        rna, gene_sets = _fit_rna(cases, config.rna)
     if "clinical" in settings.modalities:
         records = [case.case.clinical for case in cases if case.case.clinical is not None]
         clinical = ClinicalSpec.fit(records, schema)
+        if FUSIONS[config.fusion.name].READS_TEXT:
+            encode = load_text_encoder(config.clinical_text)
+            text = ClinicalText.fit(records, clinical, schema, encode)
     uses_slides = "slide" in settings.modalities
     if uses_slides and not any(bags.get(case.case_id) for case in cases):
         raise ConfigError(f"{config.cohort.bag_dir}: expected bags; run `embed` first")
@@ -135,9 +139,29 @@ def start_member(
         genes=len(rna.genes) if rna else 0,
         clinical=len(clinical.columns) if clinical else 0,
         outputs=config.fit.outputs,
+        gene_sets=gene_sets,
+        clinical_tokens=text.shape if text else (0, 0),
     )
     fusion = build_fusion(config.fusion.name, config.fusion.settings, dims)
-    return Member(fusion=fusion, rna=rna, clinical=clinical, risk_mean=0.0, risk_sd=1.0)
+    return Member(fusion, rna, clinical, risk_mean=0.0, risk_sd=1.0, clinical_text=text)
+
+
+def _fit_rna(
+    cases: Sequence[LabelledCase], config: RnaConfig
+) -> tuple[RnaSpec, dict[str, tuple[int, ...]]]:
+    """Fit the RNA's preprocessing; return with it where the gene sets' genes are in its order."""
+    sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
+    panel = all_genes(sets) or None
+    if config.panel is not None:
+        panel = config.panel.read_text().split()
+    rna = RnaSpec.fit(
+        [case.case.rna for case in cases if case.case.rna is not None],
+        scale=config.scale,
+        panel=panel,
+        top_variance=config.top_variance,
+        max_missing=config.max_missing,
+    )
+    return rna, place_gene_sets(sets, rna.genes, config.min_genes_per_set) if sets else {}
 
 
 def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn: Warn) -> Fold:
@@ -178,7 +202,8 @@ def subsample(case: CaseInputs, max_patches: int | None, rng: np.random.Generato
         return case
     keep = torch.from_numpy(np.sort(rng.choice(len(case.bag), max_patches, replace=False)))
     coords = None if case.coords is None else case.coords[keep]
-    return replace(case, bag=case.bag[keep], coords=coords)
+    slide_index = None if case.slide_index is None else case.slide_index[keep]
+    return replace(case, bag=case.bag[keep], coords=coords, slide_index=slide_index)
 
 
 def drop_modalities(
@@ -196,6 +221,8 @@ def drop_modalities(
     return CaseInputs(
         bag=None if "slide" in dropped else case.bag,
         coords=None if "slide" in dropped else case.coords,
+        slide_index=None if "slide" in dropped else case.slide_index,
         rna=None if "rna" in dropped else case.rna,
         clinical=None if "clinical" in dropped else case.clinical,
+        clinical_tokens=None if "clinical" in dropped else case.clinical_tokens,
     )

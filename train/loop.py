@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from model.batch import Batch, CaseInputs, collate
+from model.encoders import Precision
 from model.fusion import Fusion
 from model.survival import risk
 from train.config import FitConfig
@@ -142,7 +143,7 @@ def _step(
     back. The sum is the gradient of the whole risk set.
     """
     optimiser.zero_grad()
-    passes = _logits(fusion, draw)
+    passes = _logits(fusion, draw, draw.config.precision)
     _, first = next(passes)
     with torch.no_grad():
         parts = [first.detach(), *(logits for _, logits in passes)]
@@ -150,7 +151,7 @@ def _step(
     loss = objective(logits, draw.fold, torch.from_numpy(draw.indices))
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.autograd.backward(first, gradient[: len(first)])
-    for start, again in _logits(fusion, draw, start=len(first)):
+    for start, again in _logits(fusion, draw, draw.config.precision, start=len(first)):
         torch.autograd.backward(again, gradient[start : start + len(again)])
     if type(fusion).auxiliary_loss is not Fusion.auxiliary_loss:
         _add_auxiliary_gradient(fusion, draw)
@@ -164,15 +165,25 @@ def _add_auxiliary_gradient(fusion: Fusion, draw: Draw) -> None:
     device = next(fusion.parameters()).device
     for start, batch in _seeded(draw, device):
         rows = torch.from_numpy(draw.indices[start : start + len(batch)])
-        loss = fusion.auxiliary_loss(batch, draw.fold.labels(rows, device))
+        with _autocast(device, draw.config.precision):
+            loss = fusion.auxiliary_loss(batch, draw.fold.labels(rows, device))
         if loss is not None:
             torch.autograd.backward(loss * (len(batch) / len(draw.indices)))
 
 
-def _logits(fusion: Fusion, draw: Draw, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+def _logits(
+    fusion: Fusion, draw: Draw, precision: Precision = "float32", *, start: int = 0
+) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the position and logits (b, T) of each chunk from `start` on."""
-    for position, batch in _seeded(draw, next(fusion.parameters()).device, start):
-        yield position, fusion(batch)
+    device = next(fusion.parameters()).device
+    for position, batch in _seeded(draw, device, start):
+        with _autocast(device, precision):
+            logits = fusion(batch)
+        yield position, logits.to(torch.get_default_dtype())
+
+
+def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _seeded(draw: Draw, device: torch.device, start: int = 0) -> Iterator[tuple[int, Batch]]:

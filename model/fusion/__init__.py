@@ -1,39 +1,52 @@
 """The fusions by name."""
 
 from collections.abc import Mapping
+from importlib import import_module
 
 from pydantic import ValidationError
 
 from model.batch import Dims
 from model.errors import ConfigError, first_problem
-from model.fusion.abmil import Abmil
 from model.fusion.base import Fusion, FusionConfig
-from model.fusion.concat import Concat
-from model.fusion.deepattnmisl import Deepattnmisl
-from model.fusion.hfb import Hfb
-from model.fusion.lmf import Lmf
-from model.fusion.meanpool import Meanpool
-from model.fusion.mlp import Mlp
-from model.fusion.pairwise import Pairwise
-from model.fusion.pairwise_residual import PairwiseResidual
-from model.fusion.porpoise import Porpoise
-from model.fusion.snn import Snn
 
 __all__ = ["FUSIONS", "Fusion", "FusionConfig", "build_fusion", "read_settings"]
 
-FUSIONS: dict[str, type[Fusion]] = {
-    "concat": Concat,
-    "pairwise": Pairwise,
-    "pairwise_residual": PairwiseResidual,
-    "lmf": Lmf,
-    "hfb": Hfb,
-    "porpoise": Porpoise,
-    "mlp": Mlp,
-    "snn": Snn,
-    "abmil": Abmil,
-    "meanpool": Meanpool,
-    "deepattnmisl": Deepattnmisl,
-}
+NAMES = (
+    "concat",
+    "pairwise",
+    "pairwise_residual",
+    "lmf",
+    "hfb",
+    "porpoise",
+    "mcat",
+    "survpath",
+    "survpgc",
+    "survq",
+    "mlp",
+    "snn",
+    "abmil",
+    "meanpool",
+    "deepattnmisl",
+    "motcat",
+    "mmp",
+    "pibd",
+    "ccl",
+    "hsfsurv",
+    "mome",
+    "transmil",
+    "patchgcn",
+    "hvtsurv",
+)
+
+
+def _find_class(name: str) -> type[Fusion]:
+    """Return the class that a fusion's file is named after: PatchNet of `patch_net.py`."""
+    class_name = "".join(word.capitalize() for word in name.split("_"))
+    found: type[Fusion] = getattr(import_module(f"model.fusion.{name}"), class_name)
+    return found
+
+
+FUSIONS = {name: _find_class(name) for name in NAMES}
 
 
 def read_settings(name: str, settings: Mapping[str, object]) -> FusionConfig:

@@ -53,18 +53,20 @@ class Labels:
 class Fusion(nn.Module, ABC):
     """A model that joins modalities.
 
-    Adding one: write a Config and a class in `model/fusion/<name>.py`, and name the class in
-    `FUSIONS`. The contract tests then apply by themselves.
+    Adding one: write a Config and a class in `model/fusion/<name>.py`, and list the name in
+    `model/fusion/__init__.py`. The contract tests then apply by themselves.
 
     Attributes:
         Config: Its settings; the defaults are the paper's.
-        PAPER: Who published it, and where.
+        PAPER: Who published it, and where; left out for a model of one's own.
         CODE: The authors' code and its licence. The classes here follow the equations, not it.
+        READS_TEXT: Whether it is told the clinical record in sentences (`Batch.clinical_tokens`).
     """
 
     Config: ClassVar[type[FusionConfig]]
-    PAPER: ClassVar[str]
-    CODE: ClassVar[str]
+    PAPER: ClassVar[str] = "unpublished"
+    CODE: ClassVar[str] = "none but this"
+    READS_TEXT: ClassVar[bool] = False
 
     def __init__(self, config: FusionConfig, dims: Dims) -> None:
         super().__init__()

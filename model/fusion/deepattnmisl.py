@@ -9,6 +9,7 @@ from model.batch import Batch, Dims
 from model.fusion.base import Fusion
 from model.fusion.layers import StandIns
 from model.fusion.layers_inputs import SlideConfig
+from model.fusion.layers_prototypes import k_means
 
 MOST_ROUNDS = 30
 
@@ -99,16 +100,7 @@ def find_phenotypes(bag: torch.Tensor, phenotypes: int) -> torch.Tensor:
     if len(bag) == 0:
         return torch.zeros(0, dtype=torch.int64, device=bag.device)
     bag = bag - bag.mean(dim=0)  # products of small numbers lose less than those of large ones
-    centres = _farthest(bag, phenotypes)
-    found = _nearest(bag, centres)
-    for _ in range(MOST_ROUNDS):
-        members = one_hot(found, len(centres)).to(bag)  # (N, K)
-        sizes = members.sum(dim=0)[:, None]
-        centres = torch.where(sizes > 0, members.T @ bag / sizes.clamp(min=1), centres)
-        before, found = found, _nearest(bag, centres)
-        if found.equal(before):
-            break
-    return found
+    return k_means(bag, _farthest(bag, phenotypes), MOST_ROUNDS).members
 
 
 def _farthest(bag: torch.Tensor, most: int) -> torch.Tensor:
@@ -122,8 +114,3 @@ def _farthest(bag: torch.Tensor, most: int) -> torch.Tensor:
         gaps = torch.minimum(gaps, to_centre) if centres else to_centre
         centres.append(bag[farthest])
     return torch.stack(centres)
-
-
-def _nearest(bag: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """Return the nearest centre (N,): |x - c|² is smallest where x·c - |c|²/2 is largest."""
-    return (bag @ centres.T - centres.square().sum(dim=1) / 2).argmax(dim=1)

@@ -1,5 +1,6 @@
 """Parts that several fusions share."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
@@ -9,6 +10,13 @@ from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
 from model.fusion.base import FusionConfig
+
+SELU_LIMIT = -1.7580993408473766
+"""What the function of self-normalising networks tends to for very negative inputs."""
+
+
+PIECE = 4096
+"""Patches that pass through an attention pool at once."""
 
 
 class Dropout(nn.Dropout):
@@ -22,10 +30,35 @@ class Dropout(nn.Dropout):
         """Return the input with elements dropped at random, of the same shape."""
         if not self.training or input.device.type != "cpu":
             return super().forward(input)
-        dropped = round(self.p * 2**16)
-        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-        return input * (2**16 / (2**16 - dropped)) * (bits >= dropped - 2**15)
+        kept, p = _draw_kept(input, self.p)
+        return input * kept.mul_(1 / (1 - p))
+
+
+class AlphaDropout(nn.AlphaDropout):
+    """torch's alpha dropout, drawn as `Dropout` draws.
+
+    What is dropped becomes α, the limit of SELU; then all is scaled and shifted, so that mean 0
+    and variance 1 stay as they are.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the input with elements dropped at random, of the same shape."""
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        kept, p = _draw_kept(input, self.p)
+        scale = 1 / math.sqrt((1 - p) * (1 + p * SELU_LIMIT**2))
+        return torch.where(kept > 0, input, SELU_LIMIT) * scale - scale * SELU_LIMIT * p
+
+
+def _draw_kept(input: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
+    """Draw which elements are kept (1, else 0), in the input's shape and type; return p as rounded.
+
+    Numbers, not booleans: torch multiplies floats by these several times slower.
+    """
+    dropped = round(p * 2**16)
+    words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: input.numel()].view(input.shape)
+    return torch.ge(bits, dropped - 2**15, out=torch.empty_like(input)), dropped / 2**16
 
 
 def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
@@ -71,21 +104,32 @@ class GatedAttentionPool(nn.Module):
     def __init__(self, embedding: int, width: int, attention_width: int, dropout: float) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.Linear(embedding, width), nn.ReLU(), Dropout(dropout))
-        self.value = nn.Sequential(
-            nn.Linear(width, attention_width), nn.Tanh(), Dropout(dropout)
-        )
-        self.gate = nn.Sequential(
-            nn.Linear(width, attention_width), nn.Sigmoid(), Dropout(dropout)
-        )
+        self.value = nn.Sequential(nn.Linear(width, attention_width), nn.Tanh(), Dropout(dropout))
+        self.gate = nn.Sequential(nn.Linear(width, attention_width), nn.Sigmoid(), Dropout(dropout))
         self.score = nn.Linear(attention_width, 1)
 
     def forward(self, bag: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the pooled vectors (B, width) and weights (B, N); an empty bag pools to zeros."""
-        patches = self.project(bag)  # (B, N, width)
-        scores = self.score(self.value(patches) * self.gate(patches)).squeeze(-1)  # (B, N)
-        lowest = torch.finfo(scores.dtype).min
-        weights = torch.softmax(scores.masked_fill(~mask, lowest), dim=1) * mask
-        return torch.einsum("bn,bnw->bw", weights, patches), weights
+        """Return the pooled vectors (B, width) and weights (B, N); an empty bag pools to zeros.
+
+        Pieces of the batch are pooled apart and then weighed by their share of the softmax: what is
+        in work stays in the cache, and without a graph only one piece's activations are in memory.
+        """
+        cases = torch.arange(len(bag), device=bag.device)[:, None]  # (B, 1)
+        rows = bag.flatten(0, 1), mask.flatten(), cases.expand_as(mask).flatten()
+        lowest = torch.finfo(torch.float32).min
+        scores, levels, parts = [], [], []
+        for x, real, of in zip(*(torch.split(row, PIECE) for row in rows), strict=True):
+            patches = self.project(x)  # (n, width)
+            score = self.score(self.value(patches) * self.gate(patches)).squeeze(-1)  # (n,)
+            own = torch.where((of == cases) & real, score, lowest)  # (B, n)
+            scores.append(score)
+            levels.append(own.logsumexp(dim=1))
+            parts.append(own.softmax(dim=1) @ patches)  # (B, width)
+        share = torch.stack(levels).softmax(dim=0)  # (pieces, B)
+        pooled = torch.einsum("pb,pbw->bw", share, torch.stack(parts)) * mask.any(dim=1)[:, None]
+        every = torch.cat(scores).view(mask.shape)  # (B, N)
+        weights = torch.where(mask, every, lowest).softmax(dim=1)
+        return pooled, weights * mask
 
 
 class StandIn(nn.Module):

@@ -1,0 +1,247 @@
+"""Tokens of gene sets and of patches, and attention between them."""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import model_validator
+from torch import nn
+from torch.nn.functional import elu, embedding_bag, scaled_dot_product_attention
+
+from model.batch import Batch, Dims, Modality
+from model.errors import ConfigError
+from model.fusion.base import FusionConfig
+from model.fusion.layers import AlphaDropout, StandIns, snn
+
+QUERIES_AT_ONCE = 64
+"""Of attention weights, which need memory for each pair; attention itself does not."""
+
+
+class TokensConfig(FusionConfig):
+    """A model of patches and gene sets, which may be told the clinical record too."""
+
+    modalities: tuple[Modality, ...] = ("slide", "rna")
+
+    @model_validator(mode="after")
+    def _slide_and_rna(self) -> "TokensConfig":
+        absent = [name for name in ("slide", "rna") if name not in self.modalities]
+        if absent:
+            raise ValueError(
+                f"modalities: expected slide and rna, found no {' and no '.join(absent)}"
+            )
+        return self
+
+
+class GroupedSnn(nn.Module):
+    """Turn each gene set's expression into a token by self-normalising layers of its own.
+
+    h_p = ELU(x_p W_p + b_p), x_p the expression of set p's genes, then ELU(h_p V_p + c_p) for each
+    further layer; alpha dropout after each. One operation a layer serves all sets: the first is a
+    sum of rows of one matrix with a row for each member of each set, weighted by expression; the
+    others are batched products. So each set costs what its genes cost, with no loop and no padding.
+
+    Source: Jaume et al. 2024, "Modeling dense multimodal interactions between biological pathways
+    and histology for survival prediction", arXiv:2304.06819.
+    """
+
+    genes: torch.Tensor
+    starts: torch.Tensor
+
+    def __init__(
+        self, gene_sets: Mapping[str, tuple[int, ...]], width: int, dropout: float, layers: int = 2
+    ) -> None:
+        super().__init__()
+        sizes = torch.tensor([len(genes) for genes in gene_sets.values()])
+        members = [gene for genes in gene_sets.values() for gene in genes]
+        # Both follow from the widths that a bundle states, so neither is part of the state.
+        self.register_buffer("genes", torch.tensor(members), persistent=False)
+        self.register_buffer("starts", sizes.cumsum(0) - sizes, persistent=False)
+        bound = sizes[:, None] ** -0.5  # (P, 1), of torch's own draw for a Linear of that size
+        rows = bound.repeat_interleave(sizes, dim=0, output_size=len(members))
+        self.members = nn.Parameter(
+            _uniform(rows.expand(-1, width))
+        )  # (members of all sets, width)
+        self.members_bias = nn.Parameter(_uniform(bound.expand(-1, width)))  # (P, width)
+        inner = torch.full((len(sizes), width, width), width**-0.5)
+        self.inner = nn.ParameterList(_uniform(inner) for _ in range(layers - 1))
+        self.inner_bias = nn.ParameterList(_uniform(inner[:, 0]) for _ in range(layers - 1))
+        self.dropout = AlphaDropout(dropout)
+
+    def forward(self, rna: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, P, width) of expression (B, G)."""
+        cases, members = len(rna), len(self.genes)
+        row = torch.arange(members, device=rna.device).repeat(cases)
+        first = members * torch.arange(cases, device=rna.device)[:, None]
+        sums: torch.Tensor = embedding_bag(
+            row,
+            self.members,
+            (first + self.starts).flatten(),
+            mode="sum",
+            per_sample_weights=rna[:, self.genes].flatten(),
+        )  # (B · P, width)
+        tokens: torch.Tensor = self.dropout(
+            elu(sums.view(cases, len(self.starts), -1) + self.members_bias)
+        )
+        for weight, bias in zip(self.inner, self.inner_bias, strict=True):
+            tokens = torch.einsum("bpi,pio->bpo", tokens, weight) + bias
+            tokens = self.dropout(elu(tokens))
+        return tokens
+
+
+def _uniform(bound: torch.Tensor) -> torch.Tensor:
+    """Draw uniformly from -bound to bound."""
+    return (2 * torch.rand_like(bound) - 1) * bound
+
+
+class GeneSetTokens(nn.Module):
+    """The tokens of a case's gene sets; a learned profile stands in for absent RNA.
+
+    Raises:
+        ConfigError: The run names no gene sets.
+    """
+
+    def __init__(self, config: FusionConfig, dims: Dims, width: int, dropout: float) -> None:
+        super().__init__()
+        if not dims.gene_sets:
+            name = type(config).__name__.removesuffix("Config").lower()
+            raise ConfigError(f"fusion {name}: expected gene sets ([rna] gene_sets), found none")
+        self.stand_ins = StandIns({"rna": dims.genes}, [n for n in config.optional if n == "rna"])
+        self.encode = GroupedSnn(dims.gene_sets, width, dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (B, P, width)."""
+        tokens: torch.Tensor = self.encode(self.stand_ins({"rna": batch.rna}, batch)["rna"])
+        return tokens
+
+
+class PatchTokens(nn.Module):
+    """The tokens of a case's patches; one learned token stands in for an absent slide."""
+
+    def __init__(self, config: FusionConfig, project: nn.Module, width: int) -> None:
+        super().__init__()
+        self.project = project
+        self.stand_in = nn.Parameter(torch.zeros(width)) if "slide" in config.optional else None
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens (B, N, width) and which are real or stand in (B, N)."""
+        tokens: torch.Tensor = self.project(batch.bag)
+        if self.stand_in is None:
+            return tokens, batch.mask
+        stands_in = torch.zeros_like(batch.mask)
+        stands_in[:, 0] = ~batch.slide_present
+        return torch.where(stands_in[..., None], self.stand_in, tokens), batch.mask | stands_in
+
+
+class ClinicalVector(nn.Module):
+    """The clinical record as a vector; a learned record stands in for an absent one."""
+
+    def __init__(self, config: FusionConfig, dims: Dims, width: int, dropout: float) -> None:
+        super().__init__()
+        optional = [name for name in config.optional if name == "clinical"]
+        self.stand_ins = StandIns({"clinical": dims.clinical}, optional)
+        self.encode = snn((dims.clinical, width), dropout)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return (B, width)."""
+        record = self.stand_ins({"clinical": batch.clinical}, batch)["clinical"]
+        vector: torch.Tensor = self.encode(record)
+        return vector
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return softmax(query · keyᵀ / √w) · value: (B, Q, w) of (B, Q, w) and twice (B, N, w).
+
+    The weights are never in memory at once. Keys where `mask` (B, N) is False count for nothing;
+    a case without any key gets zeros.
+    """
+    if mask is None:
+        return scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    some = mask.any(dim=1, keepdim=True)  # (B, 1)
+    allowed = (mask | ~some)[:, None, None]  # (B, 1, 1, N): a softmax over nothing is not a number
+    heads = (query[:, None], key[:, None], value[:, None])
+    return scaled_dot_product_attention(*heads, attn_mask=allowed)[:, 0] * some[:, None]
+
+
+def attention_weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return how much each key counts in `attend` (B, N): the mean over the queries (B, Q, w).
+
+    Computed for a few queries at a time, for the sake of memory.
+    """
+    lowest = torch.finfo(query.dtype).min
+    total = torch.zeros_like(mask, dtype=query.dtype)
+    for part in torch.split(query, QUERIES_AT_ONCE, dim=1):
+        scores = part @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # (B, part, N)
+        total = total + scores.masked_fill(~mask[:, None], lowest).softmax(dim=-1).sum(dim=1)
+    return total / query.shape[1] * mask
+
+
+class CrossAttention(nn.Module):
+    """Q' = softmax(F_q(Q) F_k(X)ᵀ / √width) F_v(X), with one head and linear F.
+
+    F_k has no bias: it would shift all scores of a query alike, which a softmax does not see.
+    """
+
+    def __init__(self, width_in: int, width: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.query = nn.Linear(width_in, width, bias=bias)
+        self.key = nn.Linear(width_in, width, bias=False)
+        self.value = nn.Linear(width_in, width, bias=bias)
+
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return (B, Q, width) of queries (B, Q, width_in) and tokens (B, N, width_in)."""
+        return attend(self.query(queries), self.key(tokens), self.value(tokens), mask)
+
+    def weights(
+        self, queries: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return how much each token counts (B, N), the mean over the queries."""
+        return attention_weights(self.query(queries), self.key(tokens), mask)
+
+
+class HubAttention(nn.Module):
+    """A few group tokens attend to each other and to all patches, the patches to the groups alone.
+
+    With q, k, v = LN(·) W: G' = softmax(q_G [k_G ‖ k_X]ᵀ / √width) [v_G ‖ v_X] of the groups and
+    X' = softmax(q_X k_Gᵀ / √width) v_G of the patches. Without attention among patches the cost is
+    linear in their number. No residual, no projection of the output.
+
+    Source: Jaume et al. 2024, arXiv:2304.06819.
+    """
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width_in)
+        self.attention = CrossAttention(width_in, width, bias=False)
+
+    def forward(
+        self, groups: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return groups (B, P, width) and patches (B, N, width); `mask` (B, N) is of patches."""
+        groups, patches = self.norm(groups), self.norm(patches)
+        among = torch.cat([groups, patches], dim=1)  # (B, P + N, width_in)
+        hub = self.attention(groups, among, _with_groups(mask, groups))
+        return hub, self.attention(patches, groups)
+
+    def weights(
+        self, groups: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return each patch's share (B, N) of the attention that the groups pay to patches."""
+        groups, patches = self.norm(groups), self.norm(patches)
+        among = torch.cat([groups, patches], dim=1)
+        paid = self.attention.weights(groups, among, _with_groups(mask, groups))
+        paid = paid[:, groups.shape[1] :]  # (B, N)
+        return paid / paid.sum(dim=1, keepdim=True).clamp(min=torch.finfo(paid.dtype).tiny)
+
+
+def _with_groups(mask: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Put the groups (B, P, width), all of them real, in front of the patches' mask (B, N)."""
+    return torch.cat([mask.new_ones(groups.shape[:2]), mask], dim=1)
+
+
+def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the real tokens (B, width) of (B, N, width), zeros without any."""
+    share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, N)
+    return torch.einsum("bn,bnw->bw", share, tokens)
