@@ -1,7 +1,8 @@
 """The door: one Grand Challenge job in /input becomes one predicted time in /output.
 
 Success prints to stdout alone. A failure leaves no output file, and its last line on stderr is
-the one sentence that the platform shows to the user. `serve` does the same at each call.
+the one sentence that the platform shows to the user. `serve` does the same at each call. `cohort`
+scores the cases of a manifest, and the exit code says whether all (0), some (3) or none (1) were.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from model.bundle import Manifest
     from model.interface import Interface
     from model.predictor import Predictor
 
@@ -23,13 +25,19 @@ MOUNTED = Path("/opt/ml/model")
 RESOURCES = HERE / "resources"
 PORT = 4743
 PROGRESS_SECONDS = 10.0
+SOME_FAILED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code."""
+    from model.process import prepare_process
+
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
-    return 0 if attempt(lambda: options.command(options), options.input) is None else 1
+    prepare_process()
+    codes = [1]  # unless the command comes to its end
+    attempt(lambda: codes.append(options.command(options)), options.input)
+    return codes[-1]
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -39,7 +47,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         command=score_job, input=Path("/input"), output=Path("/output"), device="auto"
     )
     # An option stands before or after the command: what is not given there changes nothing.
-    server = parser.add_subparsers(title="commands").add_parser(
+    commands = parser.add_subparsers(title="commands")
+    server = commands.add_parser(
         "serve",
         help="stay, and score the job again at each POST /invoke",
         argument_default=argparse.SUPPRESS,
@@ -48,10 +57,41 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     server.add_argument("--port", type=int, default=PORT, help="where to listen")
     for each in (parser, server):
         each.add_argument("--input", type=Path, help="the job's folder")
+    cohort = commands.add_parser(
+        "cohort", help="score many cases", argument_default=argparse.SUPPRESS
+    )
+    add_cohort_arguments(cohort)
+    for each in (parser, server, cohort):
         each.add_argument("--output", type=Path, help="where to write")
         each.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
         each.add_argument("--device", help="auto, cpu or cuda")
     return parser.parse_args(arguments)
+
+
+def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what only `cohort` takes."""
+    parser.set_defaults(
+        command=score_manifest, rna_table=None, clinical_table=None, embeddings=None, ray=None
+    )
+    add = parser.add_argument
+    add(
+        "input",
+        metavar="MANIFEST",
+        type=Path,
+        help="a table (.csv, .parquet), a folder of jobs, or one in the CHIMERA layout",
+    )
+    add("--rna-table", type=Path, help="expression of all cases: .csv, .parquet or .h5ad")
+    add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
+    add("--embeddings", type=Path, help="bags to use; new ones are left there")
+    add("--workers", type=int, default=None, help="processes; a GPU or four cores each if not said")
+    add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
+    add("--dry-run", action="store_true", default=False, help="only say what would fail")
+    add(
+        "--overwrite",
+        action="store_true",
+        default=False,
+        help="drop what another bundle, manifest or setting left in the output folder",
+    )
 
 
 def attempt(step: Callable[[], None], where: Path) -> str | None:
@@ -66,13 +106,14 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
     return None
 
 
-def score_job(options: argparse.Namespace) -> None:
+def score_job(options: argparse.Namespace) -> int:
     """Score one job: the platform's exec container."""
     predictor, interface = load(options)
     score(predictor, interface, options)
+    return 0
 
 
-def serve_jobs(options: argparse.Namespace) -> None:
+def serve_jobs(options: argparse.Namespace) -> int:
     """Score the job that lies in the input folder at each call: the platform's invoke container."""
     from model.server import serve
 
@@ -81,38 +122,95 @@ def serve_jobs(options: argparse.Namespace) -> None:
         lambda: attempt(lambda: score(predictor, interface, options), options.input),
         port=options.port,
     )
+    return 0
+
+
+def score_manifest(options: argparse.Namespace) -> int:
+    """Score the cases of a manifest, or say which of them would fail."""
+    from model.cohort import Cohort, check_cohort, score_cohort
+    from model.cohort_progress import progress_on
+    from model.cohort_scorer import Scorer
+    from model.cohort_workers import local_workers
+
+    bundle_path, manifest = read_bundle_manifest(options)
+    if options.ray:
+        from model.cohort_ray import ray_workers
+
+        workforce = ray_workers(options.ray, options.workers, device=options.device)
+    else:
+        workforce = local_workers(options.workers, device=options.device)
+    print(f"{workforce.count} workers on {workforce.kind}, {workforce.threads} threads each")
+    counts = (check_cohort if options.dry_run else score_cohort)(
+        Cohort(
+            manifest=options.input,
+            output=options.output,
+            rna_table=options.rna_table,
+            clinical_table=options.clinical_table,
+            overwrite=options.overwrite,
+        ),
+        Scorer(
+            bundle=bundle_path,
+            weights_dirs=weights_dirs(bundle_path),
+            interface=find_interface(bundle_path, manifest),
+            embeddings=options.embeddings,
+        ),
+        workforce,
+        say=lambda text: print(text, flush=True),
+        warn=print_warning,
+        progress=progress_on(sys.stderr),
+    )
+    scored = counts.done - counts.failed
+    print(f"{counts.cases:,} cases: {scored:,} without an error, {counts.failed:,} with one")
+    if not options.dry_run:
+        print(f"wrote {options.output}/predictions.csv and .parquet")
+    if counts.failed:
+        return SOME_FAILED if scored else 1
+    return 0
+
+
+def read_bundle_manifest(options: argparse.Namespace) -> "tuple[Path, Manifest]":
+    """Find the bundle, read its manifest and say what it is."""
+    # Imported here, as elsewhere, so that a mistyped option is answered at once.
+    from model import __version__
+    from model.bundle import read_manifest
+
+    print(f"TriSurv {__version__}: research software, not for clinical use")
+    path = options.bundle or find_bundle()
+    manifest = read_manifest(path)
+    encoder = manifest.encoder.id if manifest.encoder else "no encoder"
+    print(f"bundle {path}: {manifest.fusion}, {len(manifest.members)} members, {encoder}")
+    return path, manifest
 
 
 def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
     """Load all that is the same for every job."""
-    # Imported here, so that a mistyped option is answered at once.
     import torch
 
-    from model import __version__
     from model.bundle import Bundle
-    from model.interface import read_interface
     from model.predictor import Predictor
 
-    print(f"TriSurv {__version__}: research software, not for clinical use")
-    bundle_path = options.bundle or find_bundle()
-    bundle = Bundle.load(bundle_path)
-    manifest = bundle.manifest
-    encoder = manifest.encoder.id if manifest.encoder else "no encoder"
-    print(f"bundle {bundle_path}: {manifest.fusion}, {len(bundle.members)} members, {encoder}")
-    interface = read_interface(
-        manifest.task.interface, [bundle_path.parent, RESOURCES / "interfaces"]
-    )
+    bundle_path, manifest = read_bundle_manifest(options)
+    interface = find_interface(bundle_path, manifest)
     device = torch.device(
         options.device
         if options.device != "auto"
         else ("cuda" if torch.cuda.is_available() else "cpu")
     )
-    predictor = Predictor(
-        bundle,
-        weights_dirs=[bundle_path.parent, MOUNTED, RESOURCES / "encoders"],
-        device=device,
-    )
+    bundle = Bundle.load(bundle_path)
+    predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
     return predictor, interface
+
+
+def find_interface(bundle_path: Path, manifest: "Manifest") -> "Interface":
+    """Read the interface preset of a bundle's task: its neighbour, or one of ours."""
+    from model.interface import read_interface
+
+    return read_interface(manifest.task.interface, [bundle_path.parent, RESOURCES / "interfaces"])
+
+
+def weights_dirs(bundle_path: Path) -> tuple[Path, ...]:
+    """Return the folders that may hold the encoder's weights, in order."""
+    return bundle_path.parent, MOUNTED, RESOURCES / "encoders"
 
 
 def score(predictor: "Predictor", interface: "Interface", options: argparse.Namespace) -> None:

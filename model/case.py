@@ -99,37 +99,6 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         )
 
 
-def read_download(root: Path, interface: Interface) -> list[Case]:
-    """Read every case of a folder in the layout of the CHIMERA download, sorted by id.
-
-    Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
-    CD.json,RNA.json}`; `root` may also be the `data` folder itself.
-
-    Raises:
-        CaseError: A record cannot be read.
-    """
-    data = root / "data" if (root / "data").is_dir() else root
-    labels = interface.clinical.labels
-    cases = []
-    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-        stem = folder / folder.name
-        slide, mask = Path(f"{stem}_HE.tif"), Path(f"{stem}_HE_mask.tif")
-        slides = (SlideFile(slide, mask if mask.is_file() else None),) if slide.is_file() else ()
-        rna, clinical = Path(f"{stem}_RNA.json"), Path(f"{stem}_CD.json")
-        if not (slides or rna.is_file() or clinical.is_file()):
-            continue
-        cases.append(
-            Case(
-                case_id=folder.name,
-                slides=slides,
-                rna=read_record(rna, labels) if rna.is_file() else None,
-                clinical=read_record(clinical, labels) if clinical.is_file() else None,
-                default_mpp=interface.default_mpp,
-            )
-        )
-    return cases
-
-
 def read_record(path: Path, labels: frozenset[str] = frozenset()) -> Record | None:
     """Read a flat JSON object without its label keys; JSON null is no record.
 

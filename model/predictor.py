@@ -13,7 +13,8 @@ from model.encoder import Encoder, embed_patches, load_encoder
 from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.patches import PatchSpec, patch_grid, read_patches
-from model.slide import Slide, find_tissue, is_placeholder
+from model.slide import Slide, is_placeholder
+from model.tissue_mask import find_tissue
 
 SURVIVAL_MONTHS = (12, 24, 36, 60)
 INTERVAL = 0.8
@@ -37,10 +38,7 @@ class Predictor:
     ) -> None:
         self.bundle = bundle
         self.device = device
-        spec = bundle.manifest.encoder
-        self.encoder = (
-            None if spec is None else load_encoder(spec, weights_dirs=weights_dirs, device=device)
-        )
+        self.encoder = self._load_encoder(weights_dirs)
         for member in bundle.members:
             member.fusion.to(device)
 
@@ -53,7 +51,7 @@ class Predictor:
         warnings: list[str] = [self.bundle.manifest.notice] if self.bundle.manifest.notice else []
         with about_case(case.case_id):
             bag = self.embed(case, warn=warnings.append, progress=progress)
-            modalities = self._check_modalities(case, bag)
+            modalities = self.check_modalities(case, has_slide=bag is not None)
             risk = self.risk(case, bag, warn=warnings.append)
         mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
         months = np.array(SURVIVAL_MONTHS)
@@ -80,6 +78,8 @@ class Predictor:
         patches = self.bundle.manifest.patches
         if self.encoder is None or patches is None:
             return None
+        if self.encoder.notice:
+            warn(self.encoder.notice)
         return embed_case(case, self.encoder, patches, warn=warn, progress=progress)
 
     def risk(self, case: Case, bag: Bag | None, *, warn: Warn) -> float:
@@ -93,11 +93,19 @@ class Predictor:
             raise CaseError("the fused inputs", expected="a finite risk", found=risk)
         return risk
 
-    def _check_modalities(self, case: Case, bag: Bag | None) -> tuple[str, ...]:
-        """Return the modalities that are there and used; refuse a case without a needed one."""
+    def check_modalities(self, case: Case, *, has_slide: bool) -> tuple[str, ...]:
+        """Return the modalities that are there and used.
+
+        Raises:
+            CaseError: One that is needed is absent, or all are.
+        """
         config = self.bundle.members[0].fusion.config
-        found = {"slide": bag, "rna": case.rna, "clinical": case.clinical}
-        used = tuple(name for name in config.modalities if found[name] is not None)
+        found = {
+            "slide": has_slide,
+            "rna": case.rna is not None,
+            "clinical": case.clinical is not None,
+        }
+        used = tuple(name for name in config.modalities if found[name])
         for name in config.modalities:
             if name not in used and name not in config.optional:
                 raise CaseError(
@@ -110,6 +118,13 @@ class Predictor:
                 "inputs", expected=f"one of {', '.join(config.modalities)}", found="none"
             )
         return used
+
+    def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
+        """Load the encoder; None where the bundle uses no slides."""
+        spec = self.bundle.manifest.encoder
+        if spec is None:
+            return None
+        return load_encoder(spec, weights_dirs=weights_dirs, device=self.device)
 
 
 def embed_case(

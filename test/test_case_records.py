@@ -25,12 +25,12 @@ from model.case import (
     case_labels,
     label_value,
     read_case,
-    read_download,
     read_json,
     read_record,
 )
 from model.errors import CaseError
 from model.interface import ClinicalSchema
+from model.manifest import read_download
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def download(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("part", ["", "data"])
 def test_the_download_is_read_as_it_lies(download: Path, part: str) -> None:
-    cases = read_download(download / part, CHIMERA)
+    cases = read_download(download / part, CHIMERA, warn=no_warning)
     assert [case.case_id for case in cases] == ["3A_001", "3A_003", "3A_004", "3B_002"]
     folder = download / "data" / "3A_001"
     whole, clinical_only, slide_only, _ = cases
@@ -183,7 +183,7 @@ def test_a_broken_record_of_the_download_is_named(download: Path) -> None:
     path = download / "data" / "3A_001" / "3A_001_RNA.json"
     path.write_text("{")
     with pytest.raises(CaseError, match=r"3A_001_RNA\.json: expected valid JSON, found [^\n]*$"):
-        read_download(download, CHIMERA)
+        read_download(download, CHIMERA, warn=no_warning)
 
 
 def test_labels_are_there_for_training(download: Path, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from mean_colour import PATCHES, SPEC, mean_colour, write_tissue
 from safetensors import safe_open
 from synthetic import no_warning, write_mha
 
+from model import bags
+from model.bags import SlideEmbedder, bag_path, identify, read_bag
 from model.case import Case, SlideFile
 from model.errors import ConfigError, Warn
-from train import embed
-from train.embed import SlideEmbedder, bag_path, embed_cohort, identify, read_bag
+from train.embed import embed_cohort
 
 KILLED_RUN = """
 import os, signal, sys
@@ -86,7 +87,7 @@ def test_the_stamp_tells_all_that_a_bag_is_made_of(tmp_path: Path) -> None:
     cases = make_cases(tmp_path, 2)
     make_bags(cases, tmp_path / "bags")
     with safe_open(bag_path(tmp_path / "bags", "C1"), framework="pt") as file:
-        stamp = embed.json.loads(file.metadata()["stamp"])
+        stamp = bags.json.loads(file.metadata()["stamp"])
     assert stamp == {
         "encoder": SPEC.model_dump(mode="json"),
         "patches": PATCHES.model_dump(mode="json"),
@@ -105,7 +106,7 @@ def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     moved.mkdir()
     for path in tmp_path.glob("*.mha"):
         path.rename(moved / path.name)
-    monkeypatch.setattr(embed, "embed_case", None)
+    monkeypatch.setattr(bags, "embed_case", None)
     make_bags(make_cases(moved, 3), tmp_path / "bags")
     assert states(tmp_path / "bags") == before
 
@@ -230,7 +231,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_any_byte_of_a_small_file_counts(tmp_path: Path) -> None:
     path = tmp_path / "slide.tif"
-    content = bytearray(np.random.default_rng(0).bytes(embed.SAMPLES * embed.SAMPLE_BYTES))
+    content = bytearray(np.random.default_rng(0).bytes(bags.SAMPLES * bags.SAMPLE_BYTES))
     path.write_bytes(content)
     seen = {str(identify(path))}
     for place in range(0, len(content), len(content) // 50):
@@ -252,8 +253,8 @@ def test_a_large_file_is_told_by_its_ends_size_and_samples(tmp_path: Path) -> No
             file.write(b"x")
         return str(identify(path))
 
-    middle_sample = (size - embed.SAMPLE_BYTES) // 15 * 7
-    places = (0, embed.SAMPLE_BYTES - 1, middle_sample + 10, size - embed.SAMPLE_BYTES, size - 1)
+    middle_sample = (size - bags.SAMPLE_BYTES) // 15 * 7
+    places = (0, bags.SAMPLE_BYTES - 1, middle_sample + 10, size - bags.SAMPLE_BYTES, size - 1)
     assert len({identity(place) for place in places} | {identity(0, size + 1)}) == 6
 
 

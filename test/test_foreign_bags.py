@@ -21,12 +21,13 @@ from mean_colour import write_tissue
 from numpy.typing import NDArray
 from synthetic import no_warning
 
+from model.bags import bag_path, identify, read_bag
 from model.batch import Bag
 from model.case import Case, SlideFile
 from model.errors import CaseError, ConfigError
+from model.foreign_bags import ForeignBags
 from model.patches import PatchSpec
-from train.embed import bag_path, embed_cohort, identify, read_bag
-from train.foreign_bags import ForeignBags
+from train.embed import embed_cohort
 
 
 def check(bag: Bag, features: NDArray[Any], coords: NDArray[np.int64]) -> None:
@@ -145,7 +146,7 @@ def test_what_the_files_do_not_state_is_taken_from_the_config_with_a_warning(
     check(make(tmp_path, warn=warnings.append), features, np.zeros((5, 2), dtype=np.int64))
     assert warnings == [
         f"{tmp_path}: bags that do not state the size of patches in full; taken for 224 px at 0.5 "
-        "µm/px, as [patches] says",
+        "µm/px",
         f"{tmp_path}: bags without coordinates; all patches are put at 0, 0",
     ]
 

@@ -36,9 +36,7 @@ def test_other_patches_are_refused(tmp_path: Path, attributes: dict[str, Any], f
         coords_of(),
         attributes=trident_attributes(**attributes),
     )
-    message = (
-        f"{tmp_path}/C.h5: expected patches as [patches] says, 224 px every 224 px at 0.5 µm/px, "
-    )
+    message = f"{tmp_path}/C.h5: expected patches of 224 px every 224 px at 0.5 µm/px, "
     with pytest.raises(ConfigError, match="^" + re.escape(message + found) + "$"):
         make(tmp_path)
 

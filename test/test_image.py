@@ -12,7 +12,7 @@ from jobs import read_answer
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "test" / "input" / "interface_0"
-TRAINING = {"train", "pandas", "lifelines", "sksurv", "sklearn", "scipy", "matplotlib", "tifffile"}
+TRAINING = {"train", "pandas", "lifelines", "sksurv", "sklearn", "scipy", "matplotlib"}
 
 # The door, and then what it has loaded by its last line.
 PROBE = """

@@ -12,9 +12,9 @@ from synthetic import no_warning
 
 from model.case import Record, SlideFile
 from model.errors import CaseError, ConfigError
+from model.manifest import Tables, build_case, read_manifest, read_tables
 from model.rna import RnaSpec
-from train.manifest import Tables, build_case, read_manifest, read_tables
-from train.rows import SUFFIXES
+from model.rows import SUFFIXES
 
 NO_TABLES = Tables(rna={}, clinical={})
 
@@ -123,7 +123,7 @@ def test_records_are_read_from_the_rows_own_files_without_labels(tmp_path: Path)
     write(tmp_path / "rna.json", json.dumps({"TP53": 1.5}))
     write(tmp_path / "cd.json", json.dumps({"age": 70, "Progression": 1}))
     path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,rna.json,cd.json\n")
-    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES)
+    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
     assert case.rna == Record({"TP53": 1.5}, tmp_path / "rna.json")
     assert case.clinical == Record({"age": 70}, tmp_path / "cd.json")
     assert case.default_mpp == CHIMERA.default_mpp
@@ -132,7 +132,7 @@ def test_records_are_read_from_the_rows_own_files_without_labels(tmp_path: Path)
 def test_an_absent_record_names_the_case(tmp_path: Path) -> None:
     (row,) = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,rna.json\n"))
     with pytest.raises(CaseError, match=r"^case A: .*rna\.json: expected a JSON file, found no fi"):
-        build_case(row, CHIMERA, NO_TABLES)
+        build_case(row, CHIMERA, NO_TABLES, warn=no_warning)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -148,7 +148,7 @@ def test_wide_tables_give_the_records_of_single_files(tmp_path: Path, suffix: st
     rna_path = write_table(tmp_path / f"rna{suffix}", rna)
     clinical_path = write_table(tmp_path / f"clinical{suffix}", clinical)
     tables = read_tables(rows, CHIMERA, rna=rna_path, clinical=clinical_path, warn=no_warning)
-    cases = [build_case(row, CHIMERA, tables) for row in rows]
+    cases = [build_case(row, CHIMERA, tables, warn=no_warning) for row in rows]
 
     single = [
         Record(dict(zip(genes, rna.loc[i, genes].astype(float), strict=True)), Path("x.json"))
@@ -182,7 +182,7 @@ def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
     rows = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,a.json\nB,\n"))
     path = write(tmp_path / "rna.csv", "case_id,G\nB,2\n")  # and nobody misses A here
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
-    found = [build_case(row, CHIMERA, tables).rna for row in rows]
+    found = [build_case(row, CHIMERA, tables, warn=no_warning).rna for row in rows]
     assert [dict(record.values) for record in found if record] == [{"G": 5.0}, {"G": 2.0}]
 
 
@@ -192,7 +192,7 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     warnings: list[str] = []
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append)
     assert warnings == [f"{path}: no row for 2 of 3 cases: A, C"]
-    assert build_case(rows[0], CHIMERA, tables).rna is None
+    assert build_case(rows[0], CHIMERA, tables, warn=no_warning).rna is None
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     [
         ("gene,A,B\nTP53,1,2\n", "expected a row a case, with its id in a column case_id, found"),
         ("case_id,G\nX,1\nY,2\n", "expected rows of the manifest's cases (A), found X, Y"),
-        ("case_id,G\nA,1\nA,2\n", "expected each case once, found A twice"),
+        ("case_id,G\nA,1\nA,2\n", "expected each case once, found more of A"),
         ("case_id,G\nA,low\n", "case A: expected numbers, could not convert string to float: 'lo"),
         ("case_id,G,G\nA,1,2\n", "expected each column once, found more of G"),
     ],

@@ -18,7 +18,8 @@ from synthetic import write_mask_pyramid
 from model.case import Prediction, read_case, write_prediction
 from model.patches import patch_grid
 from model.predictor import Predictor
-from model.slide import Slide, find_tissue
+from model.slide import Slide
+from model.tissue_mask import find_tissue
 
 Predict = Callable[..., Prediction]
 SHARES = (0.25, 0.5, 0.75)

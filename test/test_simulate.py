@@ -7,10 +7,11 @@ import openslide
 import pytest
 from pydantic import ValidationError
 from sksurv.metrics import concordance_index_censored
+from synthetic import no_warning
 
-from model.case import read_download
 from model.errors import ConfigError
 from model.interface import read_interface
+from model.manifest import read_download
 from train.simulate import SimulateConfig, simulate_cohort, simulate_latents
 from train.simulate_records import GENES
 
@@ -52,7 +53,8 @@ def test_layout_is_that_of_the_public_download(cohort: Path) -> None:
     expected = [f"data/{case}/{case}_{name}" for case in ids for name in FILES]
     assert sorted(contents(cohort)) == sorted([*expected, "simulate.json", "truth.csv"])
 
-    cases = read_download(cohort, read_interface("chimera_task3", [ROOT / "resources/interfaces"]))
+    interface = read_interface("chimera_task3", [ROOT / "resources/interfaces"])
+    cases = read_download(cohort, interface, warn=no_warning)
     assert [case.case_id for case in cases] == ids
     assert all(case.slides[0].mask and case.rna and case.clinical for case in cases)
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from synthetic import GLASS, HEIGHT, SLIDES, WIDTH, blobs, no_warning, tissue_slide
 
 from model.slide import Slide
-from model.tissue_mask import TissueMask, find_tissue
 from model.tissue import box_blur, otsu_threshold, tissue_pixels
+from model.tissue_mask import TissueMask, find_tissue
 from train.pyramid import write_pyramid
 
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")

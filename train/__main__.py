@@ -4,15 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.errors import TriSurvError
-from train import commands
-from train.config import CohortConfig
-from train.models import describe_models
+from model.process import prepare_process
+
+if TYPE_CHECKING:
+    from train.config import CohortConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; what the user can act on is one line."""
+    prepare_process()  # before torch is loaded, as the commands do
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -23,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from train import commands
+    from train.models import describe_models
+
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands_ = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -73,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cohort(options: argparse.Namespace) -> CohortConfig:
+def _cohort(options: argparse.Namespace) -> "CohortConfig":
+    from train.config import CohortConfig
+
     return CohortConfig(
         root=options.cohort,
         rna_table=options.rna_table,

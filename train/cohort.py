@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.case import Case, case_labels, read_download
+from model.case import Case, case_labels
 from model.errors import ConfigError, Warn
 from model.interface import Interface
+from model.manifest import build_case, read_download, read_manifest, read_tables
+from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
-from train.manifest import build_case, read_manifest, read_tables
-from train.rows import SUFFIXES
 
 MIN_EVENTS = 5
 
@@ -90,10 +90,11 @@ def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
 
 
 def outcomes(cases: Sequence[LabelledCase]) -> Outcome:
-    """Return the cases' events and times."""
+    """Return the cases' events and times, and whose they are."""
     return Outcome(
         event=np.array([case.event for case in cases]),
         time=np.array([case.time for case in cases], dtype=np.float64),
+        patient=np.unique([case.patient_id for case in cases], return_inverse=True)[1],
     )
 
 
@@ -107,7 +108,7 @@ def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) ->
         raise ConfigError(
             f"{config.root}: expected a manifest beside rna_table or clinical_table, found a folder"
         )
-    cases = read_download(config.root, interface)
+    cases = read_download(config.root, interface, warn=warn)
     ids = {case.case_id for case in cases}
     labelled = []
     for case in cases:
@@ -141,7 +142,7 @@ def _read_manifest(config: CohortConfig, interface: Interface, *, warn: Warn) ->
     factor = _factor(config, interface)
     return [
         LabelledCase(
-            case=build_case(row, interface, tables),
+            case=build_case(row, interface, tables, warn=warn),
             event=event,
             time=time * factor,
             centre=row.fields.get("centre", ""),

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from model import __version__
+from model.bags import BagMaker, SlideEmbedder
 from model.bundle import Bundle
 from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
+from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
 from model.interface import read_interface
 from model.predictor import Predictor, Progress
@@ -35,11 +37,11 @@ from train.crossval import (
     out_of_fold_risk,
 )
 from train.dataset import Bags
-from train.embed import BagMaker, SlideEmbedder, embed_cohort
-from train.foreign_bags import ForeignBags
+from train.embed import embed_cohort
 from train.importer import import_checkpoint
 from train.report import training_report, validation_report, write_report
 from train.simulate import SimulateConfig, simulate_cohort
+from train.views import MeanEmbedding
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 LINE_SECONDS = 10.0
@@ -106,10 +108,9 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
 def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
     """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
     settings = read_settings(run.config.fusion.name, run.config.fusion.settings)
-    modalities = [name for name in settings.modalities if name != "slide"]
-    if not modalities:
-        return []
-    baselines = build_baselines(modalities, run.interface.clinical, run.config.rna.scale)
+    baselines = build_baselines(
+        settings.modalities, run.interface.clinical, run.config.rna.scale, MeanEmbedding(run.bags)
+    )
     tests = [result.test for result in results]
     risks = []
     for name, baseline in baselines.items():
@@ -218,6 +219,7 @@ def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
         raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
         return Bags(config.cohort.bag_dir, spec, config.patches)
+    spec = spec.model_copy(update={"precision": config.encoder.precision})
     maker: BagMaker
     if config.cohort.foreign_bags is not None:
         maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
@@ -225,6 +227,8 @@ def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
         encoder = load_encoder(
             spec, weights_dirs=config.encoder.weights, device=ranks.device(config.device)
         )
+        if encoder.notice:
+            warn(encoder.notice)
         maker = SlideEmbedder(encoder, config.patches)
     embed_cohort(
         ranks.share([labelled.case for labelled in cases]),

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import ConfigError
+from model.rows import check_ids, read_rows, some
 from train.cohort import LabelledCase, check_outcomes
 from train.config import FoldsConfig
-from train.rows import check_ids, read_rows, some
 
 IntArray = npt.NDArray[np.int64]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from model.bags import bag_path
 from model.bundle import Bundle
 from model.interface import Interface, Unit
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
 from train.cohort_table import CohortColumn, describe_cohort
 from train.crossval import FoldResult, Run, out_of_fold_risk
-from train.embed import bag_path
 from train.estimate import NotComputableError, Outcome, Unavailable
 from train.evaluation import RESAMPLES, Row, Value, evaluate_parts, evaluate_risks
 from train.figures import calibration_figure, forest_figure, km_figure, learning_figure

@@ -114,14 +114,14 @@ class ForeignBags:
         same_mpp = abs(mpp - spec.mpp) <= MPP_TOLERANCE * spec.mpp
         if (size_px, stride_px) != (spec.size_px, spec.stride_px) or not same_mpp:
             raise ConfigError(
-                f"{path}: expected patches as [patches] says, {spec.size_px} px every "
+                f"{path}: expected patches of {spec.size_px} px every "
                 f"{spec.stride_px} px at {spec.mpp:g} µm/px, found {size_px} px every "
                 f"{stride_px} px at {mpp:.3g} µm/px"
             )
         if stated.size_px is None or stated.mpp is None:
             warn(
                 f"{self.root}: bags that do not state the size of patches in full; taken for "
-                f"{spec.size_px} px at {spec.mpp:g} µm/px, as [patches] says"
+                f"{spec.size_px} px at {spec.mpp:g} µm/px"
             )
         if size_px != self.encoder.size_px and size_px % self.encoder.token_px == 0:
             warn(

@@ -1,0 +1,243 @@
+"""Many cases: every row of a manifest becomes a row of predictions, whatever happens on the way.
+
+`score_cohort` is the main path. Who does the work is in `cohort_workers.py`, what happens to one
+case in `cohort_scorer.py`, and what stays on the disk in `cohort_log.py`.
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from model import __version__
+from model.bundle import read_manifest
+from model.cohort_log import Entry, RunLog
+from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_table import write_predictions
+from model.cohort_workers import Workforce, score_rows
+from model.errors import Warn
+from model.manifest import Row, Tables, list_cases, read_tables
+from model.weights import sha256_of
+
+PACKAGES = ("torch", "timm", "openslide-python", "numpy")
+
+Say = Callable[[str], None]
+"""Takes a line of what a person may want to know."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases to score, and the folder of their results.
+
+    Attributes:
+        manifest: A table, a folder of jobs or a download: see `model.manifest`.
+        output: Made where it is not there; a run that was ended goes on in it.
+        rna_table: Expression of the cases that name no file of it.
+        clinical_table: Likewise their clinical records.
+        overwrite: Drop what another bundle, manifest or setting left in `output`.
+    """
+
+    manifest: Path
+    output: Path
+    rna_table: Path | None = None
+    clinical_table: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class Counts:
+    """How far a run is.
+
+    Attributes:
+        cases: Of the manifest.
+        kept: Those that have a result from before.
+        done: Those that have a result.
+        failed: Those whose result is an error.
+    """
+
+    cases: int
+    kept: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        self.done += 1
+        self.failed += bool(result.error)
+
+
+Progress = Callable[[Counts], None]
+
+
+def score_cohort(
+    cohort: Cohort,
+    scorer: Scorer,
+    workforce: Workforce,
+    *,
+    say: Say,
+    warn: Warn,
+    progress: Progress,
+) -> Counts:
+    """Score a cohort, or what is left of it, and write its tables.
+
+    Raises:
+        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or the
+            output folder holds other results.
+    """
+    started = datetime.now(UTC)
+    rows, tables = _read(cohort, scorer, say=say, warn=warn)
+    identity = _identity(cohort, rows, scorer, workforce)
+    with RunLog(cohort.output) as log:
+        log.claim(identity, overwrite=cohort.overwrite)
+        entries = log.read()
+        results = {
+            row.case_id: entry.result
+            for row in rows
+            if (entry := entries.get(row.case_id)) is not None and _stands(entry, row)
+        }
+        counts = Counts(cases=len(rows), kept=len(results))
+        for result in results.values():
+            counts.add(result)
+        progress(counts)
+        states: dict[str, str] = {}
+
+        def build_task(row: Row) -> Task:
+            states[row.case_id] = _state_of_files(row)
+            return Task(row, tables.of(row.case_id))
+
+        left = [row for row in rows if row.case_id not in results]
+        for row, result in score_rows(left, build_task, scorer, workforce):
+            log.append(Entry(files=states.pop(row.case_id), result=result))
+            results[row.case_id] = result
+            counts.add(result)
+            progress(counts)
+        write_predictions(
+            cohort.output, rows, results, bundle_sha256=str(identity["bundle_sha256"])
+        )
+        log.describe(_facts(cohort, scorer, workforce, counts, started))
+    return counts
+
+
+def check_cohort(
+    cohort: Cohort,
+    scorer: Scorer,
+    workforce: Workforce,
+    *,
+    say: Say,
+    warn: Warn,
+    progress: Progress,
+) -> Counts:
+    """Check a cohort without encoding a slide or writing a file, and say what would fail.
+
+    Raises:
+        ConfigError: The manifest or a table cannot be read, or the bundle cannot be loaded.
+    """
+    rows, tables = _read(cohort, scorer, say=say, warn=warn)
+    counts = Counts(cases=len(rows))
+    for row, result in score_rows(
+        rows,
+        lambda row: Task(row, tables.of(row.case_id)),
+        replace(scorer, dry_run=True),
+        workforce,
+    ):
+        for text in result.warnings:
+            warn(f"case {row.case_id}: {text}")
+        if result.error:
+            say(result.error)
+        counts.add(result)
+        progress(counts)
+    return counts
+
+
+def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list[Row], Tables]:
+    """Read the manifest and, of the wide tables, what the bundle uses."""
+    rows = list_cases(cohort.manifest, scorer.interface)
+    members = read_manifest(scorer.bundle).members
+    tables = read_tables(
+        rows,
+        scorer.interface,
+        rna=cohort.rna_table,
+        clinical=cohort.clinical_table,
+        genes=frozenset(gene for member in members if member.rna for gene in member.rna.genes),
+        warn=warn,
+    )
+    say(f"{cohort.manifest}: {len(rows):,} cases{_inventory(rows, tables)}")
+    return rows, tables
+
+
+def _inventory(rows: Sequence[Row], tables: Tables) -> str:
+    """Say how many cases have what: a misspelt column would go unnoticed."""
+    if rows[0].job is not None:
+        return ", each a Grand Challenge job"
+    slides = sum(bool(row.slides) for row in rows)
+    rna = sum(row.rna is not None or row.case_id in tables.rna for row in rows)
+    clinical = sum(row.clinical is not None or row.case_id in tables.clinical for row in rows)
+    return f": {slides:,} with slides, {rna:,} with RNA, {clinical:,} with a clinical record"
+
+
+# -- what makes results comparable -----------------------------------------------------------------
+
+
+def _identity(
+    cohort: Cohort, rows: Sequence[Row], scorer: Scorer, workforce: Workforce
+) -> dict[str, str | None]:
+    """Return all that the results depend on, but the cases' own files."""
+    tables = {"RNA table": cohort.rna_table, "clinical table": cohort.clinical_table}
+    return {
+        "version": __version__,
+        "bundle_sha256": sha256_of(scorer.bundle),
+        "interface": _sha256(scorer.interface.model_dump_json()),
+        "manifest": sha256_of(cohort.manifest)
+        if cohort.manifest.is_file()
+        else _sha256("\n".join(row.case_id for row in rows)),
+        **{name: sha256_of(path) if path else None for name, path in tables.items()},
+        "embeddings": str(scorer.embeddings.resolve()) if scorer.embeddings else None,
+        "device": workforce.kind,
+    }
+
+
+def _stands(entry: Entry, row: Row) -> bool:
+    """Say whether a result still holds: the case's files are the same, and it killed no worker."""
+    return not entry.result.died and entry.files == _state_of_files(row)
+
+
+def _state_of_files(row: Row) -> str:
+    """Return what changes with any of a case's files: their names, sizes and times."""
+    files = [path for slide in row.slides for path in (slide.path, slide.mask)]
+    paths = [path for path in (*files, row.rna, row.clinical) if path is not None]
+    if row.job is not None:
+        paths += sorted(row.job.rglob("*"))
+    return _sha256(repr([(path.name, _state(path)) for path in paths]))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # absent, or out of reach
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _facts(
+    cohort: Cohort, scorer: Scorer, workforce: Workforce, counts: Counts, started: datetime
+) -> dict[str, Any]:
+    """Return what else run.json says."""
+    return {
+        "manifest": str(cohort.manifest),
+        "bundle": str(scorer.bundle),
+        "workers": workforce.count,
+        "threads": workforce.threads,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "counts": asdict(counts) | {"scored": counts.done - counts.failed},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+    }

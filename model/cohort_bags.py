@@ -1,0 +1,72 @@
+"""A Predictor that keeps the bags of a cohort in a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from model.bags import bag_path, identify_all, is_current, read_bag, slide_sources, write_bag
+from model.batch import Bag
+from model.bundle import Bundle
+from model.case import Case
+from model.encoder import Encoder
+from model.errors import Warn
+from model.foreign_bags import ForeignBags
+from model.predictor import Predictor, Progress
+
+
+class BagPredictor(Predictor):
+    """A Predictor that takes bags from a folder, and leaves those there that it has to make.
+
+    The folder may hold its own bags, those of `python -m train embed`, or another program's
+    (`ForeignBags`). The encoder is loaded when a bag has to be made: where all are there, its
+    weights need not be.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, weights_dirs: Sequence[Path], device: torch.device, directory: Path
+    ) -> None:
+        super().__init__(bundle, weights_dirs=(), device=device)
+        self._weights_dirs = weights_dirs
+        self._directory = directory
+
+    def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
+        """Return a case's bag: the stored one, or else a new one, which is then stored.
+
+        Raises:
+            CaseError: A slide or a bag of another program cannot be read.
+            ConfigError: The folder's bag is of another encoder or patch spec.
+        """
+        bag = self.stored(case, warn=warn)
+        encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
+        if bag is not None or not case.slides or encoder is None or patches is None:
+            return bag
+        if self.encoder is None:
+            self.encoder = super()._load_encoder(self._weights_dirs)
+        bag = super().embed(case, warn=warn, progress=progress)
+        if bag is not None:
+            sources = identify_all(slide_sources(case))
+            path = bag_path(self._directory, case.case_id)
+            write_bag(path, bag, encoder, patches, sources=sources)
+        return bag
+
+    def stored(self, case: Case, *, warn: Warn) -> Bag | None:
+        """Return the case's bag of the folder, None where it has none or one of other slides.
+
+        Raises:
+            CaseError: The bag of another program is damaged.
+            ConfigError: The bag is of another encoder or patch spec.
+        """
+        encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
+        if encoder is None or patches is None:
+            return None
+        foreign = ForeignBags(self._directory, encoder, patches)
+        if foreign.sources(case):
+            return foreign.make(case, warn=warn)
+        path = bag_path(self._directory, case.case_id)
+        sources = identify_all(slide_sources(case))
+        is_stored = is_current(path, sources, encoder, patches, warn=warn)
+        return read_bag(path, encoder, patches) if is_stored else None
+
+    def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
+        return None

@@ -1,0 +1,143 @@
+"""One case of a cohort: what a worker is sent, what it does with it, and what comes back."""
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from model.bundle import Bundle
+from model.case import Case
+from model.cohort_bags import BagPredictor
+from model.cohort_check import check_case
+from model.errors import CaseError, TriSurvError
+from model.interface import Interface, Unit
+from model.manifest import Row, Tables, build_case
+from model.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case's row of the manifest, and of the wide tables what they have of it."""
+
+    row: Row
+    tables: Tables
+
+
+class Result(BaseModel):
+    """What became of a case.
+
+    Attributes:
+        risk_percentile: Percentage of the training cohort with a lower risk.
+        survival: Months → probability of no event until then.
+        interval: 80 % interval of the time, in `unit`.
+        error: Why there is no prediction, in one line.
+        traceback: Of an error that nobody foresaw.
+        died: The worker died of this case; it may yet succeed on another day or machine.
+        seconds: That the worker spent on it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case_id: str
+    time: float | None = None
+    unit: Unit | None = None
+    risk: float | None = None
+    risk_percentile: float | None = None
+    survival: dict[int, float] = {}
+    interval: tuple[float, float] | None = None
+    modalities: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+    traceback: str = ""
+    died: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores cases with one bundle, in the process that it is sent to.
+
+    Attributes:
+        bundle: The bundle's file.
+        weights_dirs: Folders that may hold the encoder's weights, in order.
+        interface: Of the bundle's task.
+        embeddings: Folder of bags to take, and to leave new ones in; None keeps no bags.
+        device: Where encoder and fusion run.
+        threads: Of torch.
+        dry_run: Check each case instead, without encoding it.
+    """
+
+    bundle: Path
+    weights_dirs: tuple[Path, ...]
+    interface: Interface
+    embeddings: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+    dry_run: bool = False
+
+    def on(self, device: str) -> "Scorer":
+        """Return the same scorer for another device."""
+        return replace(self, device=device)
+
+    def load(self) -> str | None:
+        """Load the bundle, and return why it cannot be."""
+        try:
+            self._predictor()
+        except TriSurvError as error:
+            return str(error)
+        return None
+
+    def score(self, task: Task) -> Result:
+        """Score a case; one that cannot be scored has its error in the result."""
+        started = time.monotonic()
+        case_id = task.row.case_id
+        warnings: list[str] = []
+        try:
+            case = build_case(task.row, self.interface, task.tables, warn=warnings.append)
+            result = (self._check if self.dry_run else self._predict)(case, warnings)
+        except TriSurvError as error:
+            reason = str(error) if isinstance(error, CaseError) else f"case {case_id}: {error}"
+            result = Result(case_id=case_id, error=reason, warnings=tuple(warnings))
+        return result.model_copy(update={"seconds": time.monotonic() - started})
+
+    def _predictor(self) -> Predictor:
+        device = torch.device(self.device)
+        return _load(self.bundle, self.weights_dirs, self.embeddings, device, self.threads)
+
+    def _predict(self, case: Case, warnings: list[str]) -> Result:
+        predictor = self._predictor()
+        found = predictor.predict(case, progress=lambda done, total: None)
+        return Result(
+            case_id=found.case_id,
+            time=found.time,
+            unit=found.unit,
+            risk=found.risk,
+            risk_percentile=float(predictor.bundle.mapping.percentile([found.risk])[0]),
+            survival=dict(found.survival),
+            interval=found.interval,
+            modalities=found.modalities,
+            warnings=(*warnings, *found.warnings),
+        )
+
+    def _check(self, case: Case, warnings: list[str]) -> Result:
+        check_case(self._predictor(), case, warn=warnings.append)
+        return Result(case_id=case.case_id, warnings=tuple(dict.fromkeys(warnings)))
+
+
+@lru_cache(maxsize=1)
+def _load(
+    path: Path,
+    weights_dirs: tuple[Path, ...],
+    embeddings: Path | None,
+    device: torch.device,
+    threads: int,
+) -> Predictor:
+    """Load what a scorer needs, once in a process."""
+    torch.set_num_threads(threads)
+    bundle = Bundle.load(path)
+    if embeddings is None or bundle.manifest.encoder is None:
+        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
+    return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=embeddings)

@@ -1,0 +1,100 @@
+"""predictions.parquet and predictions.csv: a row a case of the manifest, in its order."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from model import __version__
+from model.cohort_log import write_whole
+from model.cohort_scorer import Result
+from model.manifest import Row
+from model.predictor import SURVIVAL_MONTHS
+
+NUMBERS = (
+    "time",
+    "risk",
+    "risk_percentile",
+    *(f"survival_{months}_months" for months in SURVIVAL_MONTHS),
+    "interval_low",
+    "interval_high",
+    "seconds",
+)
+COLUMNS = (
+    "case_id",
+    "time",
+    "unit",
+    *NUMBERS[1:-1],
+    "modalities",
+    "warnings",
+    "error",
+    "seconds",
+    "bundle_sha256",
+    "version",
+)
+SEPARATOR = " | "
+"""Between the warnings of a case."""
+
+
+def write_predictions(
+    folder: Path, rows: Sequence[Row], results: Mapping[str, Result], *, bundle_sha256: str
+) -> None:
+    """Write both tables; the manifest's further columns follow ours, as text.
+
+    One of them with a name of ours is called `manifest_<name>`.
+    """
+    extra = list(dict.fromkeys(name for row in rows for name in row.extra))
+    titles = [f"manifest_{name}" if name in COLUMNS else name for name in extra]
+    lines = [
+        [
+            *_cells(results[row.case_id], bundle_sha256),
+            *(row.extra.get(name) or None for name in extra),
+        ]
+        for row in rows
+    ]
+    header = [*COLUMNS, *titles]
+    write_whole(folder / "predictions.csv", _csv(header, lines))
+    write_whole(folder / "predictions.parquet", _parquet(header, lines))
+
+
+def _cells(result: Result, bundle_sha256: str) -> list[object]:
+    """Return a case's cells of our columns; None where there is nothing to say."""
+    low, high = result.interval or (None, None)
+    cells: dict[str, object] = {
+        "case_id": result.case_id,
+        "time": result.time,
+        "unit": result.unit,
+        "risk": result.risk,
+        "risk_percentile": result.risk_percentile,
+        "interval_low": low,
+        "interval_high": high,
+        "modalities": ", ".join(result.modalities),
+        "warnings": SEPARATOR.join(result.warnings),
+        "error": result.error,
+        "seconds": result.seconds,
+        "bundle_sha256": bundle_sha256,
+        "version": __version__,
+        **{f"survival_{months}_months": value for months, value in result.survival.items()},
+    }
+    return [None if (cell := cells.get(name)) == "" else cell for name in COLUMNS]
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue().encode()
+
+
+def _parquet(header: Sequence[str], lines: Sequence[Sequence[object]]) -> bytes:
+    kinds = [pa.float64() if name in NUMBERS else pa.string() for name in header]
+    columns = [
+        pa.array(column, kind) for column, kind in zip(zip(*lines, strict=True), kinds, strict=True)
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(columns, names=list(header)), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,267 @@
+"""Who scores the cases of a cohort: workers, each a process of its own with the bundle loaded.
+
+A worker that dies (killed, out of memory, a crash in a library) costs only the case that it holds.
+"""
+
+import os
+import signal
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context, parent_process
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+
+from model.cohort_scorer import Result, Scorer, Task
+from model.errors import ConfigError
+from model.manifest import Row
+
+CORES_PER_WORKER = 4
+MOST_TRIES = 2
+MOST_DEATHS_AT_LOADING = 3
+
+Answer = TypeVar("Answer")
+
+
+class Worker(Protocol):
+    """A process that does one thing at a time.
+
+    Attributes:
+        device: Torch's name of the device that is its own.
+        deaths: What the future of a call raises when the process has died.
+    """
+
+    device: str
+    deaths: ClassVar[tuple[type[BaseException], ...]]
+
+    def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
+        """Have the process call a function."""
+        ...
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """How many workers there are, and how each is started.
+
+    Attributes:
+        count: The most that run at a time.
+        threads: Of torch in each.
+        kind: Of device, "cpu" or "cuda".
+        start: Takes the worker's number, below `count`.
+    """
+
+    count: int
+    threads: int
+    kind: str
+    start: Callable[[int], Worker]
+
+
+# -- processes of this machine ---------------------------------------------------------------------
+
+
+def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:
+    """Return a worker for each GPU, or for every few cores of this machine; or `count` of them.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if not gpus and device not in ("auto", "cpu"):
+        raise ConfigError(f"device: expected {device}, found no GPU that torch can use")
+    cores = len(os.sched_getaffinity(0))
+    count = count or gpus or max(1, cores // CORES_PER_WORKER)
+    return Workforce(
+        count=count,
+        threads=max(1, cores // count),
+        kind="cuda" if gpus else "cpu",
+        start=lambda number: LocalWorker(f"cuda:{number % gpus}" if gpus else "cpu"),
+    )
+
+
+class LocalWorker:
+    """A process of this machine, which ends when this one does."""
+
+    deaths: ClassVar[tuple[type[BaseException], ...]] = (BrokenProcessPool,)
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        # A pool of one: with two, the death of either would break off the other's case.
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_follow_parent)
+        self._process_id = self._pool.submit(os.getpid)
+
+    def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
+        """Have the process call a function."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool as error:  # it died while it had nothing to do
+            lost: Future[Answer] = Future()
+            lost.set_exception(error)
+            return lost
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        with suppress(BrokenProcessPool, ProcessLookupError):
+            process_id = self._process_id.result()
+            # Refused where the process is dead, as its number may be another's by now.
+            self._pool.submit(int)
+            os.kill(process_id, signal.SIGKILL)
+        self._pool.shutdown()
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end as soon as that has ended, in whatever way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# -- the work --------------------------------------------------------------------------------------
+
+
+def score_rows(
+    rows: Iterable[Row], build_task: Callable[[Row], Task], scorer: Scorer, workforce: Workforce
+) -> Iterator[tuple[Row, Result]]:
+    """Yield each row with its result, as they come.
+
+    Each worker holds one case; the case of a worker that dies goes to the end of the queue, once.
+
+    Raises:
+        ConfigError: The bundle cannot be loaded, or workers die of loading it.
+    """
+    scorer = replace(scorer, threads=workforce.threads)
+    crew = _Crew(deque(rows), build_task, scorer, workforce)
+    try:
+        yield from crew.work()
+    finally:
+        crew.stop()
+
+
+class _Crew:
+    """The workers, the cases that they hold and those that wait."""
+
+    def __init__(
+        self,
+        todo: deque[Row],
+        build_task: Callable[[Row], Task],
+        scorer: Scorer,
+        workforce: Workforce,
+    ) -> None:
+        self._todo = todo
+        self._build_task = build_task
+        self._scorer = scorer
+        self._workforce = workforce
+        self._workers: dict[int, Worker] = {}
+        self._free: deque[int] = deque()
+        # What each worker is doing: a case, or None while it loads the bundle.
+        self._doing: dict[Future[Any], tuple[int, Row | None]] = {}
+        self._tries: Counter[str] = Counter()
+        self._deaths_at_loading: Counter[int] = Counter()
+
+    def work(self) -> Iterator[tuple[Row, Result]]:
+        """Yield results until no case is left."""
+        for number in range(min(self._workforce.count, len(self._todo))):
+            self._hire(number)
+        results: list[tuple[Row, Result]] = []
+        while self._todo or self._holds_a_case() or results:
+            # New cases go out first: no worker waits for what is done with the results.
+            self._hand_out()
+            yield from results
+            results = list(self._take_in()) if self._todo or self._holds_a_case() else []
+
+    def stop(self) -> None:
+        """End all workers."""
+        for worker in self._workers.values():
+            worker.stop()
+
+    def _hire(self, number: int) -> None:
+        worker = self._workers[number] = self._workforce.start(number)
+        loading = worker.submit(self._scorer.on(worker.device).load)
+        self._doing[loading] = (number, None)
+
+    def _hand_out(self) -> None:
+        while self._free and self._todo:
+            number, row = self._free.popleft(), self._todo.popleft()
+            worker = self._workers[number]
+            self._tries[row.case_id] += 1
+            scorer = self._scorer.on(worker.device)
+            self._doing[worker.submit(scorer.score, self._build_task(row))] = (number, row)
+
+    def _holds_a_case(self) -> bool:
+        return any(row is not None for _, row in self._doing.values())
+
+    def _take_in(self) -> Iterator[tuple[Row, Result]]:
+        """Wait for some worker, and yield what it has done."""
+        for future in wait(self._doing, return_when=FIRST_COMPLETED).done:
+            number, row = self._doing.pop(future)
+            error = future.exception()
+            if isinstance(error, self._workers[number].deaths):
+                yield from self._replace(number, row)
+                continue
+            self._free.append(number)
+            if row is None:
+                _check_loaded(error, None if error else future.result())
+                self._deaths_at_loading[number] = 0
+            else:
+                yield row, _unforeseen(row, error) if error else future.result()
+
+    def _replace(self, number: int, row: Row | None) -> Iterator[tuple[Row, Result]]:
+        """Start another worker in a dead one's place; its case waits again, or has failed."""
+        self._workers.pop(number).stop()
+        if row is None:
+            self._deaths_at_loading[number] += 1
+            if self._deaths_at_loading[number] == MOST_DEATHS_AT_LOADING:
+                raise ConfigError(
+                    f"worker {number + 1}: expected it to load {self._scorer.bundle}, found that "
+                    f"it died {MOST_DEATHS_AT_LOADING} times; is there memory for "
+                    f"{self._workforce.count} workers?"
+                )
+        elif self._tries[row.case_id] < MOST_TRIES:
+            self._todo.append(row)
+        else:
+            yield row, _deadly(row)
+        if self._todo:
+            self._hire(number)
+
+
+def _check_loaded(error: BaseException | None, reason: str | None) -> None:
+    if error is not None:
+        raise error
+    if reason is not None:
+        raise ConfigError(reason)
+
+
+def _deadly(row: Row) -> Result:
+    return Result(
+        case_id=row.case_id,
+        error=f"case {row.case_id}: expected a prediction, found that the worker died of it "
+        f"{MOST_TRIES} times (killed, out of memory, or a crash in a library)",
+        died=True,
+    )
+
+
+def _unforeseen(row: Row, error: BaseException) -> Result:
+    """Return the result of a case that raised what is no TriSurvError."""
+    # Ray hands on an error of its own, which holds the one that was raised.
+    cause: BaseException = getattr(error, "cause", None) or error
+    reason = " ".join(str(cause).split()) or "no message"
+    return Result(
+        case_id=row.case_id,
+        error=f"case {row.case_id}: unexpected {type(cause).__name__}: {reason}",
+        traceback="".join(traceback.format_exception(error)),
+    )

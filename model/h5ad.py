@@ -1,0 +1,121 @@
+"""Expression of many cases in one AnnData file, read as it lies on disk.
+
+Source: the specification of AnnData's on-disk format, versions 0.8 and later: `obs` and `var` name
+their index in the attribute `_index`; `X` is a dataset, or a group in compressed sparse form.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import ConfigError
+
+_BLOCK_ROWS = 64  # of a dense matrix at once
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A part of an AnnData matrix.
+
+    Attributes:
+        all_ids: Of every observation in the file, in its order.
+        ids: Of those that were asked for.
+        genes: Likewise of the variables.
+        values: (ids, genes).
+    """
+
+    all_ids: tuple[str, ...]
+    ids: tuple[str, ...]
+    genes: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+
+def read_h5ad(path: Path, ids: Collection[str], genes: Collection[str] | None) -> Expression:
+    """Read the wanted observations and variables of `X`; all variables where `genes` is None.
+
+    What a sparse matrix leaves out is a zero.
+
+    Raises:
+        ConfigError: The file cannot be read, or is laid out in another way.
+    """
+    try:
+        with h5py.File(path) as file:
+            all_ids, all_genes = _index(file["obs"]), _index(file["var"])
+            rows = [row for row, name in enumerate(all_ids) if name in ids]
+            columns = [c for c, name in enumerate(all_genes) if genes is None or name in genes]
+            values = _read_matrix(file["X"], (len(all_ids), len(all_genes)), rows, columns)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: expected an AnnData file with obs, var and X, found: {reason}"
+        ) from error
+    return Expression(
+        all_ids=tuple(all_ids),
+        ids=tuple(all_ids[row] for row in rows),
+        genes=tuple(all_genes[column] for column in columns),
+        values=values,
+    )
+
+
+def _index(table: Any) -> list[str]:
+    """Return the names of observations or variables."""
+    index = table[table.attrs["_index"]]
+    if isinstance(index, h5py.Group):  # a nullable string array: values and mask
+        index = index["values"]
+    return [str(name) for name in index.asstr()[...]]
+
+
+def _read_matrix(
+    matrix: Any, shape: tuple[int, int], rows: Sequence[int], columns: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """Return rows and columns of X."""
+    if isinstance(matrix, h5py.Dataset):
+        found, read = matrix.shape, _read_dense
+    else:
+        found = tuple(matrix.attrs["shape"])
+        read = {"csr_matrix": _read_csr, "csc_matrix": _read_csc}[matrix.attrs["encoding-type"]]
+    if found != shape:
+        raise ValueError(f"X of shape {found} for {shape[0]} observations of {shape[1]} variables")
+    values = np.zeros((len(rows), len(columns)))
+    read(matrix, rows, columns, values)
+    return values
+
+
+def _read_dense(
+    matrix: Any, rows: Sequence[int], columns: Sequence[int], values: npt.NDArray[np.float64]
+) -> None:
+    """Fill `values` block by block: a chunk of the file may hold many rows."""
+    wanted = np.array(rows, dtype=np.int64)
+    for start in np.unique(wanted // _BLOCK_ROWS * _BLOCK_ROWS).tolist():
+        block = matrix[start : start + _BLOCK_ROWS]
+        places = np.flatnonzero((wanted >= start) & (wanted < start + _BLOCK_ROWS))
+        values[places] = block[wanted[places] - start][:, columns]
+
+
+def _read_csr(
+    matrix: Any, rows: Sequence[int], columns: Sequence[int], values: npt.NDArray[np.float64]
+) -> None:
+    """Fill `values` row by row."""
+    bounds = matrix["indptr"][...]
+    for place, row in enumerate(rows):
+        own = slice(bounds[row], bounds[row + 1])
+        whole = np.zeros(matrix.attrs["shape"][1])
+        whole[matrix["indices"][own]] = matrix["data"][own]
+        values[place] = whole[columns]
+
+
+def _read_csc(
+    matrix: Any, rows: Sequence[int], columns: Sequence[int], values: npt.NDArray[np.float64]
+) -> None:
+    """Fill `values` column by column."""
+    bounds = matrix["indptr"][...]
+    for place, column in enumerate(columns):
+        own = slice(bounds[column], bounds[column + 1])
+        whole = np.zeros(matrix.attrs["shape"][0])
+        whole[matrix["indices"][own]] = matrix["data"][own]
+        values[:, place] = whole[rows]

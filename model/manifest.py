@@ -1,0 +1,206 @@
+"""A cohort's cases: which files each consists of. No outcome is read here.
+
+A manifest is a table with a row a case; a folder in the layout of the CHIMERA download is one too,
+and so is a folder of Grand Challenge jobs.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from model.case import Case, Record, SlideFile, read_case, read_record
+from model.errors import ConfigError, Warn, about_case
+from model.interface import Interface
+from model.records import read_expression, read_fields
+from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
+
+FILE_COLUMNS = ("slide", "mask", "rna", "clinical")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case as the manifest has it; nothing but the manifest has been read.
+
+    Attributes:
+        rna: A JSON file, None where the manifest names none.
+        clinical: Likewise.
+        fields: Every cell as text, by the lower-case name of its column.
+        extra: The cells that are neither the id nor a file, by their columns' names as they are.
+        job: The folder of a Grand Challenge job, which then holds all files.
+    """
+
+    case_id: str
+    slides: tuple[SlideFile, ...] = ()
+    rna: Path | None = None
+    clinical: Path | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+    job: Path | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Records by case id, where one file has those of all cases."""
+
+    rna: Mapping[str, Record] = field(default_factory=dict)
+    clinical: Mapping[str, Record] = field(default_factory=dict)
+
+    def of(self, case_id: str) -> "Tables":
+        """Return what they have of one case."""
+        return Tables(
+            rna={case_id: self.rna[case_id]} if case_id in self.rna else {},
+            clinical={case_id: self.clinical[case_id]} if case_id in self.clinical else {},
+        )
+
+
+def list_cases(path: Path, interface: Interface) -> list[Row]:
+    """List the cases of a manifest, of a folder of jobs, or of a download.
+
+    Raises:
+        ConfigError: It is none of them, or has no case.
+    """
+    if not path.is_dir():
+        return read_manifest(path)
+    rows = list_jobs(path, interface) or list_download(path)
+    if not rows:
+        raise ConfigError(
+            f"{path}: expected a manifest ({', '.join(SUFFIXES)}), a folder of Grand Challenge "
+            "jobs or one in the CHIMERA download's layout, found a folder without cases"
+        )
+    return rows
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Read a manifest, CSV or Parquet, with a column `case_id` and one for each kind of file.
+
+    `slide` may name several files, with ';' between them; then `mask` names as many, of which
+    some may be empty. Paths are relative to the manifest's folder.
+
+    Raises:
+        ConfigError: It cannot be read, or a case id is repeated or cannot name a file.
+    """
+    rows = read_rows(path, ("case_id",))
+    check_ids(path, [fields["case_id"] for fields in rows])
+    names = {name.lower(): name for name in read_header(path, read_lines(path))}
+    return [_row(path, fields, names) for fields in rows]
+
+
+def list_jobs(root: Path, interface: Interface) -> list[Row]:
+    """List the Grand Challenge jobs that lie in a folder, each named after its own folder."""
+    places = ("inputs.json", *(socket.path for socket in interface.sockets))
+    return [
+        Row(folder.name, job=folder)
+        for folder in _folders(root)
+        if any((folder / place).exists() for place in places)
+    ]
+
+
+def list_download(root: Path) -> list[Row]:
+    """List the cases of a folder in the layout of the CHIMERA download.
+
+    Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
+    CD.json,RNA.json}`; `root` may also be the `data` folder itself.
+    """
+    rows = []
+    for folder in _folders(root / "data" if (root / "data").is_dir() else root):
+        slide, mask, rna, clinical = (
+            path if (path := folder / f"{folder.name}_{part}").is_file() else None
+            for part in ("HE.tif", "HE_mask.tif", "RNA.json", "CD.json")
+        )
+        slides = () if slide is None else (SlideFile(slide, mask),)
+        if slides or rna or clinical:
+            rows.append(Row(folder.name, slides, rna, clinical))
+    return rows
+
+
+def read_download(root: Path, interface: Interface, *, warn: Warn) -> list[Case]:
+    """Read every case of a folder in the layout of the CHIMERA download, sorted by id.
+
+    Raises:
+        CaseError: A record cannot be read.
+    """
+    return [build_case(row, interface, Tables(), warn=warn) for row in list_download(root)]
+
+
+def read_tables(
+    rows: Sequence[Row],
+    interface: Interface,
+    *,
+    rna: Path | None,
+    clinical: Path | None,
+    genes: Collection[str] | None = None,
+    warn: Warn,
+) -> Tables:
+    """Read the manifest's cases from wide tables.
+
+    Args:
+        rows: Of the manifest; only those that name no JSON file of the kind are looked up.
+        interface: Says which clinical columns are labels, which are left out too.
+        rna: A row a case, a column a gene: CSV, Parquet or AnnData.
+        clinical: A row a case, a column a field: CSV or Parquet.
+        genes: To keep of `rna`; all when None.
+        warn: Told of cases without a row.
+
+    Raises:
+        ConfigError: A table cannot be read, repeats a case or has none of those looked up.
+    """
+    no_rna = frozenset(row.case_id for row in rows if row.rna is None)
+    no_clinical = frozenset(row.case_id for row in rows if row.clinical is None)
+    labels = interface.clinical.labels
+    return Tables(
+        rna=read_expression(rna, no_rna, genes=genes, warn=warn) if rna else {},
+        clinical=read_fields(clinical, no_clinical, labels=labels, warn=warn) if clinical else {},
+    )
+
+
+def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) -> Case:
+    """Read a case's records; those that lie in files of its own come before a table's row.
+
+    Raises:
+        CaseError: A record cannot be read.
+    """
+    labels = interface.clinical.labels
+    with about_case(row.case_id):
+        if row.job is not None:
+            case = replace(read_case(row.job, interface, warn=warn), case_id=row.case_id)
+        else:
+            case = Case(
+                row.case_id,
+                row.slides,
+                rna=read_record(row.rna, labels) if row.rna else None,
+                clinical=read_record(row.clinical, labels) if row.clinical else None,
+                default_mpp=interface.default_mpp,
+            )
+    return replace(
+        case,
+        rna=case.rna or tables.rna.get(row.case_id),
+        clinical=case.clinical or tables.clinical.get(row.case_id),
+    )
+
+
+def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row:
+    case_id, folder = fields["case_id"], path.parent
+    slides = [name.strip() for name in fields.get("slide", "").split(";") if name.strip()]
+    mask = fields.get("mask", "")
+    masks = [name.strip() for name in mask.split(";")] if mask else [""] * len(slides)
+    if len(masks) != len(slides):
+        raise ConfigError(
+            f"{path}: case {case_id}: expected a mask for each slide (as 'a.tif;;c.tif', where the "
+            f"second has none), found {len(masks)} for {len(slides)}"
+        )
+    rna, clinical = fields.get("rna"), fields.get("clinical")
+    return Row(
+        case_id=case_id,
+        slides=tuple(
+            SlideFile(folder / slide, folder / mask if mask else None)
+            for slide, mask in zip(slides, masks, strict=True)
+        ),
+        rna=folder / rna if rna else None,
+        clinical=folder / clinical if clinical else None,
+        fields=fields,
+        extra={names[k]: cell for k, cell in fields.items() if k not in ("case_id", *FILE_COLUMNS)},
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")

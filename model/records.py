@@ -1,0 +1,160 @@
+"""Records of many cases in one file: a row a case, a column a gene or a clinical field."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model.case import Record
+from model.errors import ConfigError, Warn
+from model.h5ad import read_h5ad
+from model.rows import Cells, as_text, read_header, read_lines, some
+
+_MISSING = frozenset({"", "na", "nan", "null", "none"})
+
+
+def read_expression(
+    path: Path, wanted: Collection[str], *, genes: Collection[str] | None, warn: Warn
+) -> dict[str, Record]:
+    """Read the wanted cases' expression of a table (CSV, Parquet) or an AnnData file (`.h5ad`).
+
+    Args:
+        path: A table has the cases' ids in the column `case_id`, AnnData in the index of `obs`.
+        wanted: Ids of cases.
+        genes: To keep; all when None.
+        warn: Told of cases without a row.
+
+    Raises:
+        ConfigError: The file cannot be read, repeats a case or has none of those wanted.
+    """
+    if path.suffix.lower() == ".h5ad":
+        return _read_anndata(path, wanted, genes, warn=warn)
+
+    lines = read_lines(path)
+    places, own = _columns(path, lines)
+    names = [name for name in places if genes is None or name in genes]
+    order = {name: index for index, name in enumerate(names)}
+
+    def values(cells: Cells) -> Mapping[str, object]:
+        return _Numbers(order, np.array([_number(cells[places[name]]) for name in names]))
+
+    return _read_lines(path, lines, own, wanted=wanted, values=values, warn=warn)
+
+
+def read_fields(
+    path: Path, wanted: Collection[str], *, labels: Collection[str], warn: Warn
+) -> dict[str, Record]:
+    """Read the wanted cases' clinical fields, as text, of a table without its label columns.
+
+    Raises:
+        ConfigError: As `read_expression`.
+    """
+    lines = read_lines(path)
+    places, own = _columns(path, lines)
+    fields = {name: place for name, place in places.items() if name.lower() not in labels}
+
+    def values(cells: Cells) -> Mapping[str, object]:
+        texts = {name: as_text(cells[place]) for name, place in fields.items()}
+        return {name: text for name, text in texts.items() if text}
+
+    return _read_lines(path, lines, own, wanted=wanted, values=values, warn=warn)
+
+
+class _Numbers(Mapping[str, object]):
+    """A row of numbers as a mapping: the names, tens of thousands, are kept once for all rows."""
+
+    def __init__(self, places: Mapping[str, int], values: npt.NDArray[np.float64]) -> None:
+        self._places = places
+        self._values = values
+
+    def __getitem__(self, name: str) -> float:
+        return float(self._values[self._places[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _columns(path: Path, lines: Iterator[Cells]) -> tuple[dict[str, int], int]:
+    """Return the place of each column of values, and that of the ids."""
+    header = read_header(path, lines)
+    own = next((place for place, name in enumerate(header) if name.lower() == "case_id"), None)
+    if own is None:
+        raise ConfigError(
+            f"{path}: expected a row a case, with its id in a column case_id, found columns "
+            f"{some(header)}"
+        )
+    return {name: place for place, name in enumerate(header) if place != own}, own
+
+
+def _read_lines(
+    path: Path,
+    lines: Iterator[Cells],
+    own: int,
+    *,
+    wanted: Collection[str],
+    values: Callable[[Cells], Mapping[str, object]],
+    warn: Warn,
+) -> dict[str, Record]:
+    """Read the wanted cases' rows; `values` makes a record of a row's cells."""
+    ids: list[str] = []
+    records: dict[str, Record] = {}
+    for cells in lines:
+        case_id = as_text(cells[own])
+        ids.append(case_id)
+        if case_id in wanted and case_id not in records:
+            try:
+                records[case_id] = Record(values(cells), path)
+            except ValueError as error:
+                raise ConfigError(f"{path}: case {case_id}: expected numbers, {error}") from error
+    _check_found(path, wanted, ids, warn=warn)
+    return records
+
+
+def _number(cell: object) -> float:
+    """Return a cell as a number, NaN where it is empty; a ValueError names other text."""
+    if isinstance(cell, float):
+        return cell
+    text = as_text(cell)
+    return math.nan if text.lower() in _MISSING else float(text)
+
+
+# -- AnnData -------------------------------------------------------------------------------------
+
+
+def _read_anndata(
+    path: Path, wanted: Collection[str], genes: Collection[str] | None, *, warn: Warn
+) -> dict[str, Record]:
+    found = read_h5ad(path, wanted, genes)
+    _check_found(path, wanted, found.all_ids, warn=warn)
+    repeated = [name for name, count in Counter(found.genes).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{path}: expected each gene once, found more of {some(repeated)}")
+    order = {name: index for index, name in enumerate(found.genes)}
+    return {
+        case_id: Record(_Numbers(order, values), path)
+        for case_id, values in zip(found.ids, found.values, strict=True)
+    }
+
+
+def _check_found(path: Path, wanted: Collection[str], ids: Sequence[str], *, warn: Warn) -> None:
+    """Make sure that the file has each case at most once, and some of those wanted."""
+    repeated = [name for name, count in Counter(ids).items() if count > 1 and name in wanted]
+    if repeated:
+        raise ConfigError(f"{path}: expected each case once, found more of {some(repeated)}")
+    absent = sorted(set(wanted) - set(ids))
+    if len(absent) == len(wanted):
+        raise ConfigError(
+            f"{path}: expected rows of the manifest's cases ({some(absent)}), "
+            f"found {some(ids) or 'none'}"
+        )
+    if absent:
+        warn(f"{path}: no row for {len(absent)} of {len(wanted)} cases: {some(absent)}")

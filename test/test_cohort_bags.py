@@ -1,0 +1,151 @@
+"""Cohorts with bags in a folder: reused, written, or made by another program."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cohorts import INLINE, read_predictions, score, scorer
+from foreign_slides import trident_attributes, write_h5
+from mean_colour import write_tissue
+from small_bundles import PATCHES, build_bundle
+
+from model.bags import bag_path, write_bag
+from model.batch import Bag
+from model.cohort import Cohort, check_cohort
+from model.encoder import ENCODERS
+from model.patches import PatchSpec
+
+LITE = ENCODERS["efficientnet_lite0"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle that sees nothing but slides."""
+    path = tmp_path_factory.mktemp("bundle") / "bundle.safetensors"
+    build_bundle(modalities=("slide",)).save(path)
+    return path
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    """Return three cases of one slide each."""
+    lines = ["case_id,slide"]
+    for index in range(3):
+        write_tissue(tmp_path / f"s{index}.mha", seed=index, side_px=150)
+        lines.append(f"C{index},s{index}.mha")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return Cohort(tmp_path / "manifest.csv", tmp_path / "out")
+
+
+def make_bag(directory: Path, case_id: str, *, patches: PatchSpec = PATCHES, seed: int = 0) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    bag = Bag(
+        embeddings=torch.randn(5, LITE.width, generator=draw),
+        coords=torch.zeros(5, 2, dtype=torch.int64),
+        slide_index=torch.zeros(5, dtype=torch.int64),
+    )
+    write_bag(bag_path(directory, case_id), bag, LITE, patches)
+
+
+def column(cohort: Cohort, name: str) -> list[str]:
+    return [row[name] for row in read_predictions(cohort.output)]
+
+
+def test_new_bags_are_left_for_the_next_run(
+    tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bags = tmp_path / "bags"
+    score(cohort, scorer(bundle))
+    plain = column(cohort, "time")
+    shutil.rmtree(cohort.output)
+    score(cohort, scorer(bundle, embeddings=bags))
+    assert column(cohort, "time") == plain
+    assert sorted(path.name for path in bags.iterdir()) == [f"C{i}.safetensors" for i in range(3)]
+
+    monkeypatch.setattr("model.predictor.load_encoder", None)
+    shutil.rmtree(cohort.output)
+    for path in tmp_path.glob("*.mha"):
+        path.unlink()  # bags travel without their slides
+    score(cohort, scorer(bundle, embeddings=bags))
+    assert column(cohort, "time") == plain
+
+
+def test_a_changed_slide_is_embedded_again(tmp_path: Path, cohort: Cohort, bundle: Path) -> None:
+    by = scorer(bundle, embeddings=tmp_path / "bags")
+    score(cohort, by)
+    before = column(cohort, "time")
+    write_tissue(tmp_path / "s1.mha", seed=9, side_px=150)
+    score(cohort, by)
+    after = column(cohort, "time")
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    assert "made of other files than the case has now" in column(cohort, "warnings")[1]
+
+
+def test_bags_of_another_patch_size_are_refused_case_by_case(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    bags = tmp_path / "bags"
+    for index in range(3):
+        make_bag(bags, f"C{index}", patches=PATCHES if index else PatchSpec(), seed=index)
+    counts = score(cohort, scorer(bundle, embeddings=bags))
+    assert counts.failed == 1
+    first, *others = column(cohort, "error")
+    assert others == ["", ""]
+    assert first.startswith(f"case C0: {bags}/C0.safetensors: expected a bag of encoder ")
+
+
+def write_trident(root: Path, name: str, *, width: int = LITE.width, **attributes: int) -> None:
+    features = np.random.default_rng(0).normal(size=(4, width)).astype(np.float32)
+    stated = {"patch_size": 64, "target_magnification": 10} | attributes
+    coords = np.array([[0, 0], [64, 0], [0, 64], [64, 64]])
+    write_h5(root / f"{name}.h5", features, coords, attributes=trident_attributes(**stated))
+
+
+def test_bags_of_another_program_stand_in_for_slides(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    bags = tmp_path / "trident"
+    write_trident(bags, "s0")
+    write_trident(bags, "s1", width=7)
+    write_trident(bags, "s2", patch_size=256)
+    for path in tmp_path.glob("*.mha"):
+        path.unlink()
+    by = scorer(bundle, embeddings=bags)
+    said: list[str] = []
+    counts = check_cohort(
+        cohort,
+        by,
+        INLINE,
+        say=said.append,
+        warn=lambda text: None,
+        progress=lambda counts: None,
+    )
+    assert (counts.done, counts.failed) == (3, 2)
+    assert score(cohort, by).failed == 2
+    errors = column(cohort, "error")
+    assert errors[0] == ""
+    assert "s1.h5: expected embeddings of encoder efficientnet_lite0 (width 1280), " in errors[1]
+    assert "s2.h5: expected patches of 64 px every 64 px at 1 µm/px, found 256 px" in errors[2]
+    assert said[1:] == errors[1:]
+
+
+def test_a_dry_run_looks_at_slides_and_encodes_none(
+    tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s0.mha").write_bytes(b"no slide")
+    (tmp_path / "s2.mha").unlink()
+    monkeypatch.setattr("model.predictor.embed_patches", None)
+    said: list[str] = []
+    counts = check_cohort(
+        cohort,
+        scorer(bundle),
+        INLINE,
+        say=said.append,
+        warn=said.append,
+        progress=lambda counts: None,
+    )
+    assert (counts.done, counts.failed) == (3, 2)
+    assert [line.split(":")[0] for line in said[1:]] == ["case C0", "case C2"]
+    assert not cohort.output.exists()

@@ -1,0 +1,98 @@
+"""What a cohort may be: a manifest with wide tables, a folder of jobs, the CHIMERA download."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from cohorts import read_predictions, score, scorer, write_bundle, write_records
+from job_files import CHIMERA, CLINICAL, RNA, write_inputs
+from jobs import record_contents, write_job
+
+from model.cohort import Cohort
+from model.errors import ConfigError
+from model.manifest import list_cases
+
+CASES = 4
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "bundle.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> list[str]:
+    """Return the times of cases whose records lie in files of their own."""
+    folder = tmp_path_factory.mktemp("files")
+    return times(Cohort(write_records(folder / "data", CASES), folder / "out"), bundle)
+
+
+def times(cohort: Cohort, bundle: Path) -> list[str]:
+    score(cohort, scorer(bundle))
+    return [row["time"] for row in read_predictions(cohort.output)]
+
+
+def write_wide(path: Path, part: str) -> Path:
+    """Write the records of all cases as one table, the last case first."""
+    records = {f"C{index:03}": record_contents(seed=index)[part] for index in range(CASES)}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        names = list(records["C000"])
+        writer.writerow(["case_id", *names])
+        for case_id in reversed(records):
+            writer.writerow([case_id, *(records[case_id].get(name, "") for name in names)])
+    return path
+
+
+def test_wide_tables_give_the_predictions_of_single_files(
+    tmp_path: Path, bundle: Path, expected: list[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case_id\n" + "".join(f"C{index:03}\n" for index in range(CASES)))
+    cohort = Cohort(
+        manifest,
+        tmp_path / "out",
+        rna_table=write_wide(tmp_path / "rna.csv", RNA),
+        clinical_table=write_wide(tmp_path / "clinical.csv", CLINICAL),
+    )
+    assert times(cohort, bundle) == expected
+    with (tmp_path / "clinical.csv").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ConfigError, match="found results of another clinical table; name another"):
+        score(cohort, scorer(bundle))
+
+
+def test_a_folder_of_jobs_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[str]) -> None:
+    for index in range(CASES):
+        write_job(tmp_path / "jobs" / f"job {index}", record_contents(seed=index))
+    (tmp_path / "jobs" / "notes").mkdir()
+    write_inputs(tmp_path / "jobs" / "job 2", [{}])
+    found = times(Cohort(tmp_path / "jobs", tmp_path / "out"), bundle)
+    assert found == [*expected[:2], "", *expected[3:]]
+    rows = read_predictions(tmp_path / "out")
+    assert [row["case_id"] for row in rows] == ["job 0", "job 1", "job 2", "job 3"]
+    assert "inputs.json: expected items with a socket and its slug" in rows[2]["error"]
+
+
+def test_the_download_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[str]) -> None:
+    for index in range(CASES):
+        records = record_contents(seed=index)
+        folder = tmp_path / "chimera" / "data" / f"3A_{index:03}"
+        folder.mkdir(parents=True)
+        labels = {"progression": 1, "Time_to_prog_or_FUend": 3}
+        clinical = json.dumps(records[CLINICAL] | labels)
+        (folder / f"{folder.name}_CD.json").write_text(clinical)
+        (folder / f"{folder.name}_RNA.json").write_text(json.dumps(records[RNA]))
+    assert times(Cohort(tmp_path / "chimera", tmp_path / "out"), bundle) == expected
+
+
+def test_a_job_is_told_from_a_download(tmp_path: Path) -> None:
+    write_job(tmp_path / "jobs" / "A", record_contents())
+    (row,) = list_cases(tmp_path / "jobs", CHIMERA)
+    assert (row.case_id, row.job) == ("A", tmp_path / "jobs" / "A")
+    (tmp_path / "data" / "B").mkdir(parents=True)
+    (tmp_path / "data" / "B" / "B_HE.tif").touch()
+    (row,) = list_cases(tmp_path / "data", CHIMERA)
+    assert (row.case_id, row.job) == ("B", None)
+    assert [slide.path.name for slide in row.slides] == ["B_HE.tif"]

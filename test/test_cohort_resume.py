@@ -1,0 +1,208 @@
+"""A run that was ended goes on where it was, to the same file, and never mixes results."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cohorts import (
+    INLINE,
+    read_predictions,
+    score,
+    scorer,
+    without_timings,
+    write_bundle,
+    write_records,
+)
+
+from model.cohort import Cohort, Counts
+from model.cohort_log import RunLog
+from model.cohort_scorer import Result
+from model.errors import ConfigError
+
+CASES = 8
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from cohorts import score, scorer
+from model.cohort import Cohort
+
+def die(counts):
+    if counts.done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+manifest, output, bundle = map(Path, sys.argv[1:])
+score(Cohort(manifest, output), scorer(bundle), progress=die)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "bundle.safetensors")
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    return Cohort(write_records(tmp_path / "data", CASES), tmp_path / "out")
+
+
+def lines(cohort: Cohort) -> list[bytes]:
+    return (cohort.output / "results.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def first_counts(cohort: Cohort, bundle: Path) -> Counts:
+    """Run on, and return how much was there already."""
+    seen: list[Counts] = []
+    score(cohort, scorer(bundle), progress=lambda counts: seen.append(replace(counts)))
+    return seen[0]
+
+
+# -- going on --------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_same_file(cohort: Cohort, bundle: Path) -> None:
+    (cohort.manifest.parent / "C001" / "cd.json").unlink()
+    whole = replace(cohort, output=cohort.output.with_name("whole"))
+    score(whole, scorer(bundle))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, str(cohort.manifest), str(cohort.output), str(bundle)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (cohort.output / "predictions.csv").exists()
+    assert len(lines(cohort)) == 5
+
+    assert first_counts(cohort, bundle) == Counts(cases=CASES, kept=5, done=5, failed=1)
+    assert len(lines(cohort)) == CASES
+    assert without_timings(cohort.output) == without_timings(whole.output)
+    kept = {entry["result"]["case_id"]: entry for entry in map(json.loads, lines(cohort))}
+    seconds = {row["case_id"]: row["seconds"] for row in read_predictions(cohort.output)}
+    assert all(str(kept[name]["result"]["seconds"]) == seconds[name] for name in seconds)
+
+
+def test_a_finished_run_starts_no_worker(cohort: Cohort, bundle: Path) -> None:
+    score(cohort, scorer(bundle))
+    before = [(cohort.output / f"predictions.{kind}").read_bytes() for kind in ("csv", "parquet")]
+
+    def fail(number: int) -> None:
+        raise AssertionError("a worker was started")
+
+    score(cohort, scorer(bundle), replace(INLINE, start=fail))
+    after = [(cohort.output / f"predictions.{kind}").read_bytes() for kind in ("csv", "parquet")]
+    assert before == after
+
+
+@pytest.mark.parametrize("torn_bytes", [1, 100])
+def test_a_torn_last_line_is_dropped(cohort: Cohort, bundle: Path, torn_bytes: int) -> None:
+    score(cohort, scorer(bundle))
+    whole = without_timings(cohort.output)
+    content = b"".join(lines(cohort)[:4])
+    torn = lines(cohort)[4][:-torn_bytes]
+    (cohort.output / "results.jsonl").write_bytes(content + torn)
+    assert first_counts(cohort, bundle).kept == 4
+    assert len(lines(cohort)) == CASES
+    assert without_timings(cohort.output) == whole
+
+
+def test_damage_elsewhere_is_told(cohort: Cohort, bundle: Path) -> None:
+    score(cohort, scorer(bundle))
+    kept = lines(cohort)
+    (cohort.output / "results.jsonl").write_bytes(kept[0] + b"{}\n" + kept[2])
+    message = f"{cohort.output}/results.jsonl: line 2: expected a result, found damage; "
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        score(cohort, scorer(bundle))
+
+
+def test_a_case_whose_files_were_mended_is_scored_again(cohort: Cohort, bundle: Path) -> None:
+    record = cohort.manifest.parent / "C002" / "cd.json"
+    content = record.read_text()
+    record.unlink()
+    assert score(cohort, scorer(bundle)).failed == 1
+    record.write_text(content)
+    assert first_counts(cohort, bundle) == Counts(cases=CASES, kept=CASES - 1, done=CASES - 1)
+    assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES
+
+
+def test_a_case_that_killed_its_worker_is_tried_again(cohort: Cohort, bundle: Path) -> None:
+    score(cohort, scorer(bundle))
+    died = Result(case_id="C003", error="case C003: died", died=True)
+    with RunLog(cohort.output) as log:
+        log.append(log.read()["C003"].model_copy(update={"result": died}))
+    assert first_counts(cohort, bundle).kept == CASES - 1
+    assert read_predictions(cohort.output)[3]["error"] == ""
+
+
+# -- never mixed -----------------------------------------------------------------------------------
+
+
+def test_results_of_another_bundle_or_setting_are_refused(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    score(cohort, scorer(bundle))
+    before = (cohort.output / "predictions.csv").read_bytes()
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(bundle.read_bytes())
+    assert first_counts(cohort, other).kept == CASES  # another name is no other bundle
+
+    table = tmp_path / "clinical.csv"
+    table.write_text("case_id,age\n" + "".join(f"C{index:03},70\n" for index in range(CASES)))
+    shorter = tmp_path / "data" / "shorter.csv"
+    shorter.write_text("".join(cohort.manifest.read_text().splitlines(keepends=True)[:4]))
+    changes = {
+        "manifest": (replace(cohort, manifest=shorter), scorer(bundle), INLINE),
+        "embeddings": (cohort, scorer(bundle, embeddings=tmp_path), INLINE),
+        "device": (cohort, scorer(bundle), replace(INLINE, kind="cuda")),
+    }
+    for name, (changed, by, workforce) in changes.items():
+        message = (
+            f"{cohort.output}: expected an empty folder or this run's own, found results of "
+            f"another {name}; name another --output, or drop them with --overwrite"
+        )
+        with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+            score(changed, by, workforce)
+    assert (cohort.output / "predictions.csv").read_bytes() == before
+
+
+def test_overwrite_drops_another_runs_results_and_keeps_its_own(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    score(cohort, scorer(bundle))
+    by = scorer(bundle, embeddings=tmp_path)
+    overwriting = replace(cohort, overwrite=True)
+    seen: list[int] = []
+    score(overwriting, by, progress=lambda counts: seen.append(counts.kept))
+    assert seen[0] == 0
+    assert len(lines(cohort)) == CASES
+    score(overwriting, by, progress=lambda counts: seen.append(counts.kept))
+    assert seen[-1] == CASES
+
+
+def test_results_without_their_run_are_refused(cohort: Cohort, bundle: Path) -> None:
+    score(cohort, scorer(bundle))
+    (cohort.output / "run.json").unlink()
+    with pytest.raises(ConfigError, match="found results of another unknown run; name another"):
+        score(cohort, scorer(bundle))
+    (cohort.output / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json: expected what a run writes, found damage$"):
+        score(cohort, scorer(bundle))
+
+
+def test_two_runs_never_share_a_folder(cohort: Cohort, bundle: Path) -> None:
+    with RunLog(cohort.output) as log:
+        log.claim({}, overwrite=False)
+        message = f"{cohort.output}: expected nobody else here, found a run at work in it"
+        with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+            score(cohort, scorer(bundle))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(cohort: Cohort, bundle: Path) -> None:
+    cohort.output.write_text("in the way")
+    with pytest.raises(ConfigError, match=r"expected a folder to write in, found File exists$"):
+        score(cohort, scorer(bundle))
