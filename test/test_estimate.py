@@ -1,5 +1,6 @@
 """Bootstrap intervals and paired differences, written out again and against known spreads."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -30,6 +31,28 @@ def test_bootstrap_keeps_the_number_of_events():
     again = list(bootstrap(outcome, resamples=50, seed=1))
     assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
     assert any((a != b).any() for a, b in pairwise(drawn))
+
+
+def test_a_patient_is_drawn_with_all_cases():
+    _, outcome = cohort()
+    patient = np.arange(150) // 2
+    drawn = list(bootstrap(replace(outcome, patient=patient), resamples=50, seed=1))
+    assert all(len(rows) == 150 for rows in drawn)
+    for rows in drawn:
+        counts = np.bincount(rows, minlength=150)
+        assert (counts[::2] == counts[1::2]).all()
+    assert max(np.bincount(rows).max() for rows in drawn) > 2
+
+
+def test_cases_of_one_patient_widen_the_interval():
+    risk, outcome = cohort()
+    doubled = outcome.take(np.repeat(np.arange(150), 2))
+    alone = estimate(harrell_c, np.repeat(risk, 2), doubled, resamples=200)
+    patient = np.repeat(np.arange(150), 2)
+    known = estimate(
+        harrell_c, np.repeat(risk, 2), replace(doubled, patient=patient), resamples=200
+    )
+    assert known.high - known.low > 1.2 * (alone.high - alone.low)
 
 
 def test_estimate_is_the_percentile_interval_written_out():

@@ -94,6 +94,25 @@ def test_components_are_those_of_the_training_cases(table: Table) -> None:
     assert [bag.shape for bag in encoded.bags[:3]] == [(1, 2)] * 3  # a patient's slides averaged
 
 
+def test_genes_are_grouped_and_features_become_rows(table: Table) -> None:
+    train = table.cases[:40]
+    sets = {"early": ("G1", "G0", "unknown"), "late": ("G5",), "none": ("unknown",)}
+    groups = {FEATURES[0]: 7, FEATURES[1]: 2, FEATURES[2]: 7}
+    encoder = TableEncoder(table, EVERY, gene_sets=sets, groups=groups)
+    plain = TableEncoder(table, EVERY).fit(train)
+    grouped = encoder.fit(train)
+
+    dims = grouped.fold(train, EVERY).dims
+    assert dims.gene_sets == {"early": (0, 1), "late": (5,)}
+    assert grouped.fold(train, ("clinical",)).dims.gene_sets == {}
+    for one, many in zip(plain.bags[:3], grouped.bags[:3], strict=True):
+        assert many.shape == (2 * len(one), len(FEATURES))  # a row a slide and group
+        torch.testing.assert_close(many.unflatten(0, (len(one), 2)).sum(dim=1), one)
+    first = sorted(FEATURES).index(FEATURES[1])
+    assert grouped.bags[0][0].count_nonzero() == 1
+    assert grouped.bags[0][0, first] == plain.bags[0][0, first]
+
+
 def test_rate_and_epochs_are_those_of_the_least_validation_loss(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:

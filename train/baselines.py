@@ -197,10 +197,16 @@ def z_scored(score: Score, cases: Cases) -> Score:
 
 
 def build_baselines(
-    modalities: Sequence[Modality], schema: ClinicalSchema, scale: Scale = "log"
+    modalities: Sequence[Modality],
+    schema: ClinicalSchema,
+    scale: Scale = "log",
+    histology: View | None = None,
 ) -> dict[str, Baseline]:
-    """Return the baselines that these modalities allow, by name."""
-    clinical, genes, histology = Clinical(schema), Genes(scale), Histology()
+    """Return the baselines that these modalities allow, by name.
+
+    `histology` is how they see slides: a table's features where it is None.
+    """
+    clinical, genes = Clinical(schema), Genes(scale)
     one: dict[str, Baseline] = {}
     parts: dict[Modality, View] = {}
     if "clinical" in modalities:
@@ -212,7 +218,7 @@ def build_baselines(
         one["RNA Cox, 1,000 genes"] = RidgeCox(Genes(scale, top_variance=1000))
         one["RNA Coxnet"] = Coxnet(genes)
     if "slide" in modalities:
-        parts["slide"] = Components(histology)
+        parts["slide"] = Components(histology or Histology())
         one["histology Cox, 20 components"] = RidgeCox(parts["slide"])
     baselines: dict[str, Baseline] = {"Kaplan-Meier": KaplanMeier(), **one}
     if len(parts) > 1:

@@ -24,8 +24,9 @@ from train.benchmark_results import write_results
 from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
 from train.config import read_toml
+from train.gene_sets import read_gene_sets
 from train.table_fusion import Chosen, TableEncoder, TableFusion
-from train.tables import SCHEMA, Table, read_table
+from train.tables import SCHEMA, Table, read_histology_groups, read_table
 from train.views import FloatArray
 
 Say = Callable[[str], None]
@@ -136,8 +137,10 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterato
     for label, baseline in build_baselines(cohort.modalities, SCHEMA).items():
         origin: dict[str, Any] = {"cohort": of_cohort, "baseline": repr(baseline)}
         yield Job(label, baseline, folder / f"{_file_name(label)}.json", origin)
+    gene_sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
+    groups = read_histology_groups(config.data) if config.histology_groups else {}
     encoders = {
-        count: TableEncoder(table, cohort.modalities, count)
+        count: TableEncoder(table, cohort.modalities, count, gene_sets, groups)
         for count in {model.components for model in config.models}
     }
     for model in config.models:
@@ -151,6 +154,8 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterato
                 "fusion": model.name,
                 "settings": {**model.settings, "modalities": list(modalities)},
                 "components": model.components,
+                "gene_sets": config.gene_sets and config.gene_sets.name,
+                "histology_groups": config.histology_groups,
                 "fit": config.fit.model_dump(mode="json"),
                 "learning_rates": list(config.learning_rates),
                 "seed": seed,

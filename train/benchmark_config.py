@@ -27,6 +27,14 @@ class CohortTable(_Part):
         return "-".join((self.study, *self.modalities))
 
 
+NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
+
+
+def title(cohort: CohortTable) -> str:
+    """Return the cohort's name as a reader knows it."""
+    return f"{cohort.study.upper()}, {' + '.join(NAMES[name] for name in cohort.modalities)}"
+
+
 class DeepModel(FusionChoice):
     """A fusion of the registry and its settings.
 
@@ -61,6 +69,9 @@ class BenchmarkConfig(_Part):
         caveats: What a reader has to know first; they open the page.
         seeds: Of the deep models; the baselines have none, or one.
         workers: Cohorts at once, each in a process.
+        gene_sets: For the fusions that group genes.
+        histology_groups: Whether a slide's features make one row a natural group of features, so
+            that there is something to attend to, or one row in all.
         learning_rates: The deep models choose among them, on inner folds, in place of `fit`'s own.
     """
 
@@ -71,6 +82,8 @@ class BenchmarkConfig(_Part):
     seeds: tuple[int, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)
+    gene_sets: Path | None = None
+    histology_groups: bool = False
     learning_rates: tuple[float, ...] = Field(min_length=1)
     fit: FitConfig
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)

@@ -13,31 +13,33 @@ import numpy as np
 
 from model.errors import ConfigError
 from train.baselines import INNER_FOLDS, Forest
-from train.benchmark_config import BenchmarkConfig, CohortTable, Published
+from train.benchmark_config import BenchmarkConfig, Published, title
+from train.benchmark_figure import draw_forest
 from train.benchmark_scores import CohortRisks, Line, Scores, score
 from train.estimate import Estimate
 from train.table_fusion import Chosen
 
-NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
 ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
 LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
 
 
 def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, command: str) -> None:
-    """Score the cohorts and write the page."""
+    """Score the cohorts, write the page and draw its picture beside it."""
     scores = [score(risks, config.resamples) for risks in results]
-    parts = [_summary(scores, config.caveats), _how(config, results, command)]
+    picture = config.results.with_suffix(".png").name
+    parts = [_summary(scores, config.caveats, picture), _how(config, results, command)]
     parts += [_section(config, one) for one in scores]
     config.results.write_text("\n\n".join(parts) + "\n")
+    draw_forest(scores, config.results.with_suffix(".png"))
 
 
 # -- parts of the page ---------------------------------------------------------------------------
 
 
-def _summary(scores: Sequence[Scores], caveats: Sequence[str]) -> str:
+def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
     fusions = [line.label for line in scores[0].fusions]
     rows = [
-        [_title(one.risks.cohort), f"{one.best.label} {_number(one.best.pooled.value)}"]
+        [title(one.risks.cohort), f"{one.best.label} {_number(one.best.pooled.value)}"]
         + [f"{_number(line.pooled.value)} ({_lead(line)})" for line in one.fusions]
         for one in scores
     ]
@@ -50,6 +52,7 @@ def _summary(scores: Sequence[Scores], caveats: Sequence[str]) -> str:
             "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
             "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients.",
             _table(["cohort", "best baseline", *fusions], rows),
+            f"![C-index of every model on every cohort]({picture})",
             " ".join(_overall(scores)),
         ]
     )
@@ -59,13 +62,11 @@ def _overall(scores: Sequence[Scores]) -> list[str]:
     """Say what all cohorts together show."""
     pairs = [(one, line) for one in scores for line in one.fusions]
     better = [
-        f"{line.label} on {_title(one.risks.cohort)}" for one, line in pairs if _sign(line) > 0
+        f"{line.label} on {title(one.risks.cohort)}" for one, line in pairs if _sign(line) > 0
     ]
-    worse = [
-        f"{line.label} on {_title(one.risks.cohort)}" for one, line in pairs if _sign(line) < 0
-    ]
+    worse = [f"{line.label} on {title(one.risks.cohort)}" for one, line in pairs if _sign(line) < 0]
     above = sum(line.lead is not None and line.lead.value > 0 for _, line in pairs)
-    simple = [f"{_title(one.risks.cohort)} ({one.best.label})" for one in scores]
+    simple = [f"{title(one.risks.cohort)} ({one.best.label})" for one in scores]
     return [
         f"Shown to be better than the best baseline (interval above 0): {_list(better)}.",
         f"Shown to be worse (interval below 0): {_list(worse)}.",
@@ -130,7 +131,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
         *read_published(config.data, cohort.study),
     ]
     lines = [
-        f"## {_title(cohort)}",
+        f"## {title(cohort)}",
         f"{len(outcome)} patients, {int(outcome.event.sum())} events, "
         f"{ENDPOINTS[cohort.endpoint]}; folds of "
         f"{'SurvPath' if cohort.source == 'survpath' else 'MMP'}.",
@@ -215,10 +216,6 @@ def read_published(data: Path, study: str) -> list[Published]:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _title(cohort: CohortTable) -> str:
-    return f"{cohort.study.upper()}, {' + '.join(NAMES[name] for name in cohort.modalities)}"
 
 
 def _number(value: float) -> str:

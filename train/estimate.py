@@ -28,10 +28,14 @@ class NotComputableError(TriSurvError):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What happened to n patients, one row each: event (n,) True = observed, time (n,) > 0."""
+    """What happened in n cases, one row each: event (n,) True = observed, time (n,) > 0.
+
+    `patient` (n,) numbers whose case each is; None where no two are of one patient.
+    """
 
     event: npt.NDArray[np.bool_]
     time: Array
+    patient: npt.NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "event", np.asarray(self.event, dtype=bool))
@@ -49,12 +53,14 @@ class Outcome:
 
     def take(self, rows: Index) -> "Outcome":
         """Return the outcome of these rows; a row may be repeated."""
-        return Outcome(event=self.event[rows], time=self.time[rows])
+        patient = None if self.patient is None else self.patient[rows]
+        return Outcome(event=self.event[rows], time=self.time[rows], patient=patient)
 
     def until(self, tau: float) -> "Outcome":
         """Return the outcome with the follow-up ended just after tau."""
         end = np.nextafter(tau, np.inf)
-        return Outcome(event=self.event & (self.time <= tau), time=np.minimum(self.time, end))
+        event = self.event & (self.time <= tau)
+        return Outcome(event=event, time=np.minimum(self.time, end), patient=self.patient)
 
 
 Metric = Callable[[npt.NDArray[Any], Outcome], float]
@@ -133,11 +139,18 @@ def difference(
 
 
 def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]:
-    """Yield rows (n,) drawn with replacement, as many events in each as there are."""
+    """Yield the rows of patients drawn with replacement, each patient with all of theirs.
+
+    As many of those drawn have an event as of those there are.
+    """
     draw = np.random.default_rng(seed)
-    events, censored = np.flatnonzero(outcome.event), np.flatnonzero(~outcome.event)
+    patient = np.arange(len(outcome)) if outcome.patient is None else outcome.patient
+    rows = [np.flatnonzero(patient == one) for one in np.unique(patient)]
+    with_event = np.array([outcome.event[own].any() for own in rows])
+    parts = np.flatnonzero(with_event), np.flatnonzero(~with_event)
     for _ in range(resamples):
-        yield np.concatenate([draw.choice(part, len(part)) for part in (events, censored)])
+        drawn = np.concatenate([draw.choice(part, len(part)) for part in parts])
+        yield np.concatenate([rows[one] for one in drawn])
 
 
 def _with_interval(

@@ -24,7 +24,7 @@ GROUP_NAMES = {2: ("low risk", "high risk"), 3: ("low risk", "middle", "high ris
 INK, GRID, MODEL = "#222222", "#DDDDDD", "#0072B2"
 WIDTH_IN = 4.8
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -41,7 +41,7 @@ _STYLE: Any = {
 
 def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
     """Draw the Kaplan-Meier curve of each risk group (n,) with the numbers at risk below."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.4 + 0.4 * n_groups), layout="constrained")
         curves, table = figure.subplots(
             2, 1, sharex=True, height_ratios=[10, 1 + 0.9 * n_groups], squeeze=True
@@ -73,7 +73,7 @@ def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
 
 def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit) -> str:
     """Draw observed against predicted survival at one time, with intervals."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="ideal")
@@ -105,7 +105,7 @@ def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit
 
 def learning_figure(results: Sequence[FoldResult]) -> str:
     """Draw each fold's losses by epoch: in training, and on inner folds where there were some."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         validated = any(entry.validation is not None for r in results for entry in r.log)
         figure = Figure(figsize=(WIDTH_IN, 4.5 if validated else 2.9), layout="constrained")
         panels = figure.subplots(2 if validated else 1, 1, sharex=True, squeeze=False)[:, 0]
@@ -130,7 +130,7 @@ def learning_figure(results: Sequence[FoldResult]) -> str:
 def forest_figure(rows: Sequence[tuple[str, Value]]) -> str:
     """Draw C-indices with their intervals under each other, the model's on top."""
     known = [(name, value) for name, value in rows if isinstance(value, Estimate)]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 1.0 + 0.34 * len(known)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0.5, color="#999999", linewidth=1, linestyle="--")

@@ -1,5 +1,6 @@
 """A fusion of the registry on a table's patients, with the interface of a baseline."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from train.baselines import Score, inner_folds
 from train.cohort import outcomes
 from train.config import FitConfig
 from train.dataset import Fold
+from train.gene_sets import GeneSets, place_gene_sets
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag
 from train.views import Cases, Clinical, Components, FloatArray, Genes, Histology, View
@@ -25,12 +27,14 @@ class Encoded:
         row: Case id → row.
         bags: (n,) bags (N, D), a row a slide; with `rna` (n, G) and `clinical` (n, C) None where
             the table lacks the modality.
+        gene_sets: Positions of each set's genes in `rna`.
     """
 
     row: dict[str, int]
     bags: list[torch.Tensor] | None
     rna: torch.Tensor | None
     clinical: torch.Tensor | None
+    gene_sets: dict[str, tuple[int, ...]]
 
     def fold(self, cases: Cases, modalities: tuple[Modality, ...]) -> Fold:
         """Return cases as a fusion of these modalities sees them."""
@@ -45,6 +49,7 @@ class Encoded:
                 embedding=0 if first.bag is None else first.bag.shape[1],
                 genes=0 if first.rna is None else len(first.rna),
                 clinical=0 if first.clinical is None else len(first.clinical),
+                gene_sets={} if first.rna is None else self.gene_sets,
             ),
             optional=(),
             event=torch.from_numpy(outcome.event),
@@ -71,11 +76,16 @@ class TableEncoder:
     Attributes:
         components: Give RNA and histology (averaged over a patient's slides) as so many principal
             components each, not as they are.
+        gene_sets: For the fusions that group genes.
+        groups: Of the histology features, by name: a slide's row becomes one row a group, which is
+            zero outside it.
     """
 
     table: Table
     modalities: tuple[Modality, ...]
     components: int | None = None
+    gene_sets: GeneSets = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
     _kept: dict[frozenset[str], Encoded] = field(default_factory=dict)
 
     def fit(self, cases: Cases) -> Encoded:
@@ -90,12 +100,15 @@ class TableEncoder:
         bags = rna = clinical = None
         if "slide" in self.modalities:
             bags = self._bags(cases)
+        gene_sets: dict[str, tuple[int, ...]] = {}
         if "rna" in self.modalities:
             rna = torch.from_numpy(self._view(Genes()).fit(cases)(everyone)).float()
+            if self.gene_sets and self.components is None:
+                gene_sets = place_gene_sets(self.gene_sets, Genes().spec(cases).genes, least=1)
         if "clinical" in self.modalities:
             clinical = torch.from_numpy(Clinical(SCHEMA).fit(cases)(everyone)).float()
         rows = {case.case_id: row for row, case in enumerate(everyone)}
-        return Encoded(rows, bags, rna, clinical)
+        return Encoded(rows, bags, rna, clinical, gene_sets)
 
     def _view(self, view: View) -> View:
         return view if self.components is None else Components(view, self.components)
@@ -106,7 +119,12 @@ class TableEncoder:
             return [torch.from_numpy(row[None]).float() for row in rows]
         spec = fit_histology(cases)
         found = [histology_bag(case, spec) for case in self.table.cases]
-        return [torch.from_numpy(bag) for bag in found if bag is not None]
+        bags = [torch.from_numpy(bag) for bag in found if bag is not None]
+        if not self.groups:
+            return bags
+        group = torch.tensor([self.groups[feature] for feature in spec.genes])
+        own = group == torch.unique(group)[:, None]  # (K, D)
+        return [(bag[:, None] * own).flatten(0, 1) for bag in bags]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,17 @@ def read_table(
     return Table(cases, patients["fold"].to_numpy(dtype=np.int64))
 
 
+def read_histology_groups(data: Path) -> dict[str, int]:
+    """Return the natural group, over all cancers, of each histology feature by name.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    rows = _read(data / "hif" / "hif_clusters.csv.gz")
+    rows = rows[rows["set"] == "pancancer"]
+    return dict(zip(rows["hif"], rows["cluster"].astype(int), strict=True))
+
+
 def fit_histology(cases: Sequence[LabelledCase]) -> RnaSpec:
     """Fit means and standard deviations of the histology features over training slides.
 

@@ -4,7 +4,7 @@ A `View` is fitted on training cases alone; the `Columns` it returns read any ca
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from model.clinical import ClinicalSpec
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec, Scale
 from train.cohort import LabelledCase
+from train.dataset import Bags
 from train.tables import fit_histology, histology_bag
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,9 +62,13 @@ class Genes:
 
     def fit(self, cases: Cases) -> Columns:
         """Fit the genes' means and standard deviations on the training cases that have RNA."""
-        records = [case.case.rna for case in cases if case.case.rna is not None]
-        spec = RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
+        spec = self.spec(cases)
         return partial(_rows, lambda case: _applied(spec, case.case.rna), width=len(spec.genes))
+
+    def spec(self, cases: Cases) -> RnaSpec:
+        """Return what `fit` fits; its genes are the columns."""
+        records = [case.case.rna for case in cases if case.case.rna is not None]
+        return RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,34 @@ class Histology:
             return None if bag is None else bag.mean(axis=0)
 
         return partial(_rows, average, width=len(spec.genes))
+
+
+@dataclass(frozen=True)
+class MeanEmbedding:
+    """Standardised embeddings, averaged over a case's patches."""
+
+    bags: Bags
+    _means: dict[str, Vector | None] = field(default_factory=dict, repr=False)
+
+    def fit(self, cases: Cases) -> Columns:
+        """Fit the averages' means and standard deviations on the training cases with slides."""
+        known = [mean for mean in map(self._mean, cases) if mean is not None]
+        centre, sd = np.mean(known, axis=0), np.std(known, axis=0)
+        sd[sd == 0] = 1.0
+
+        def standardised(case: LabelledCase) -> Vector | None:
+            mean = self._mean(case)
+            return None if mean is None else (mean - centre) / sd
+
+        return partial(_rows, standardised, width=len(centre))
+
+    def _mean(self, case: LabelledCase) -> Vector | None:
+        """Return a case's average (D,); the bag is read once, however many folds it is in."""
+        if case.case_id not in self._means:
+            bag = self.bags.get(case.case_id)
+            mean = None if bag is None else bag.embeddings.mean(dim=0).numpy()
+            self._means[case.case_id] = mean
+        return self._means[case.case_id]
 
 
 @dataclass(frozen=True)
