@@ -78,9 +78,9 @@ class Scorer:
     threads: int = 1
     dry_run: bool = False
 
-    def on(self, device: str) -> "Scorer":
-        """Return the same scorer for another device."""
-        return replace(self, device=device)
+    def on(self, device: str, threads: int) -> "Scorer":
+        """Return the same scorer for a device and so many of torch's threads."""
+        return replace(self, device=device, threads=threads)
 
     def load(self) -> str | None:
         """Load the bundle, and return why it cannot be."""

@@ -12,21 +12,48 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_scorer import Result
 from model.errors import ConfigError
-from model.manifest import Row
 
 CORES_PER_WORKER = 4
 MOST_TRIES = 2
 MOST_DEATHS_AT_LOADING = 3
 
 Answer = TypeVar("Answer")
+
+
+class Named(Protocol):
+    """A case, or its row of a manifest."""
+
+    @property
+    def case_id(self) -> str:
+        """Which case it is."""
+        ...
+
+
+Item = TypeVar("Item", bound=Named)
+
+
+class Work(Protocol):
+    """What a worker does, in the process that it is sent to."""
+
+    def on(self, device: str, threads: int) -> "Work":
+        """Return the same work for a device and so many of torch's threads."""
+        ...
+
+    def load(self) -> str | None:
+        """Load what every case needs, and return why it cannot be."""
+        ...
+
+    def score(self, task: Any) -> Result:
+        """Do one case's task; one that cannot be done has its error in the result."""
+        ...
 
 
 class Worker(Protocol):
@@ -135,49 +162,48 @@ def _follow_parent() -> None:
 
 
 def score_rows(
-    rows: Iterable[Row], build_task: Callable[[Row], Task], scorer: Scorer, workforce: Workforce
-) -> Iterator[tuple[Row, Result]]:
+    rows: Iterable[Item], build_task: Callable[[Item], Any], work: Work, workforce: Workforce
+) -> Iterator[tuple[Item, Result]]:
     """Yield each row with its result, as they come.
 
     Each worker holds one case; the case of a worker that dies goes to the end of the queue, once.
 
     Raises:
-        ConfigError: The bundle cannot be loaded, or workers die of loading it.
+        ConfigError: What the work needs cannot be loaded, or workers die of loading it.
     """
-    scorer = replace(scorer, threads=workforce.threads)
-    crew = _Crew(deque(rows), build_task, scorer, workforce)
+    crew = _Crew(deque(rows), build_task, work, workforce)
     try:
         yield from crew.work()
     finally:
         crew.stop()
 
 
-class _Crew:
+class _Crew(Generic[Item]):
     """The workers, the cases that they hold and those that wait."""
 
     def __init__(
         self,
-        todo: deque[Row],
-        build_task: Callable[[Row], Task],
-        scorer: Scorer,
+        todo: deque[Item],
+        build_task: Callable[[Item], Any],
+        work: Work,
         workforce: Workforce,
     ) -> None:
         self._todo = todo
         self._build_task = build_task
-        self._scorer = scorer
+        self._work = work
         self._workforce = workforce
         self._workers: dict[int, Worker] = {}
         self._free: deque[int] = deque()
-        # What each worker is doing: a case, or None while it loads the bundle.
-        self._doing: dict[Future[Any], tuple[int, Row | None]] = {}
+        # What each worker is doing: a case, or None while it loads.
+        self._doing: dict[Future[Any], tuple[int, Item | None]] = {}
         self._tries: Counter[str] = Counter()
         self._deaths_at_loading: Counter[int] = Counter()
 
-    def work(self) -> Iterator[tuple[Row, Result]]:
+    def work(self) -> Iterator[tuple[Item, Result]]:
         """Yield results until no case is left."""
         for number in range(min(self._workforce.count, len(self._todo))):
             self._hire(number)
-        results: list[tuple[Row, Result]] = []
+        results: list[tuple[Item, Result]] = []
         while self._todo or self._holds_a_case() or results:
             # New cases go out first: no worker waits for what is done with the results.
             self._hand_out()
@@ -191,7 +217,7 @@ class _Crew:
 
     def _hire(self, number: int) -> None:
         worker = self._workers[number] = self._workforce.start(number)
-        loading = worker.submit(self._scorer.on(worker.device).load)
+        loading = worker.submit(self._work_of(worker).load)
         self._doing[loading] = (number, None)
 
     def _hand_out(self) -> None:
@@ -199,13 +225,16 @@ class _Crew:
             number, row = self._free.popleft(), self._todo.popleft()
             worker = self._workers[number]
             self._tries[row.case_id] += 1
-            scorer = self._scorer.on(worker.device)
-            self._doing[worker.submit(scorer.score, self._build_task(row))] = (number, row)
+            done = worker.submit(self._work_of(worker).score, self._build_task(row))
+            self._doing[done] = (number, row)
+
+    def _work_of(self, worker: Worker) -> Work:
+        return self._work.on(worker.device, self._workforce.threads)
 
     def _holds_a_case(self) -> bool:
         return any(row is not None for _, row in self._doing.values())
 
-    def _take_in(self) -> Iterator[tuple[Row, Result]]:
+    def _take_in(self) -> Iterator[tuple[Item, Result]]:
         """Wait for some worker, and yield what it has done."""
         for future in wait(self._doing, return_when=FIRST_COMPLETED).done:
             number, row = self._doing.pop(future)
@@ -220,16 +249,16 @@ class _Crew:
             else:
                 yield row, _unforeseen(row, error) if error else future.result()
 
-    def _replace(self, number: int, row: Row | None) -> Iterator[tuple[Row, Result]]:
+    def _replace(self, number: int, row: Item | None) -> Iterator[tuple[Item, Result]]:
         """Start another worker in a dead one's place; its case waits again, or has failed."""
         self._workers.pop(number).stop()
         if row is None:
             self._deaths_at_loading[number] += 1
             if self._deaths_at_loading[number] == MOST_DEATHS_AT_LOADING:
                 raise ConfigError(
-                    f"worker {number + 1}: expected it to load {self._scorer.bundle}, found that "
-                    f"it died {MOST_DEATHS_AT_LOADING} times; is there memory for "
-                    f"{self._workforce.count} workers?"
+                    f"worker {number + 1}: expected it to load what it needs, found that it died "
+                    f"{MOST_DEATHS_AT_LOADING} times; is there memory for {self._workforce.count} "
+                    "workers?"
                 )
         elif self._tries[row.case_id] < MOST_TRIES:
             self._todo.append(row)
@@ -246,16 +275,16 @@ def _check_loaded(error: BaseException | None, reason: str | None) -> None:
         raise ConfigError(reason)
 
 
-def _deadly(row: Row) -> Result:
+def _deadly(row: Named) -> Result:
     return Result(
         case_id=row.case_id,
-        error=f"case {row.case_id}: expected a prediction, found that the worker died of it "
+        error=f"case {row.case_id}: expected a result, found that the worker died of it "
         f"{MOST_TRIES} times (killed, out of memory, or a crash in a library)",
         died=True,
     )
 
 
-def _unforeseen(row: Row, error: BaseException) -> Result:
+def _unforeseen(row: Named, error: BaseException) -> Result:
     """Return the result of a case that raised what is no TriSurvError."""
     # Ray hands on an error of its own, which holds the one that was raised.
     cause: BaseException = getattr(error, "cause", None) or error

@@ -48,7 +48,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 DIED_OF_IT = (
-    "case C005: expected a prediction, found that the worker died of it 2 times "
+    "case C005: expected a result, found that the worker died of it 2 times "
     "(killed, out of memory, or a crash in a library)"
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cohorts import INLINE
 from mean_colour import PATCHES, SPEC, mean_colour, write_tissue
 from safetensors import safe_open
 from synthetic import no_warning, write_mha
@@ -17,8 +18,10 @@ from synthetic import no_warning, write_mha
 from model import bags
 from model.bags import SlideEmbedder, bag_path, identify, read_bag
 from model.case import Case, SlideFile
+from model.cohort_workers import Workforce, local_workers
+from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
-from train.embed import embed_cohort
+from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
 
 KILLED_RUN = """
 import os, signal, sys
@@ -266,3 +269,45 @@ def test_bags_are_read_as_they_were_made(tmp_path: Path) -> None:
     assert made is not None
     for name in ("embeddings", "coords", "slide_index"):
         assert torch.equal(getattr(bag, name), getattr(made, name))
+
+
+# -- on several workers ----------------------------------------------------------------------------
+
+
+def embed_on(workforce: Workforce, cases: list[Case], directory: Path, warn: Warn) -> None:
+    work = CaseEmbedder(ENCODERS["efficientnet_lite0"], (), PATCHES, directory)
+    embed_in_parallel(cases, work, workforce, warn=warn, progress=lambda done, total: None)
+
+
+def embed_here(cases: list[Case], directory: Path) -> None:
+    encoder = load_encoder(
+        ENCODERS["efficientnet_lite0"], weights_dirs=(), device=torch.device("cpu")
+    )
+    maker = SlideEmbedder(encoder, PATCHES)
+    embed_cohort(cases, maker, directory, warn=no_warning, progress=lambda done, total: None)
+
+
+def same_bags(left: Path, right: Path) -> bool:
+    names = sorted(path.name for path in left.iterdir())
+    assert names == sorted(path.name for path in right.iterdir())
+    return all((left / name).read_bytes() == (right / name).read_bytes() for name in names)
+
+
+def test_workers_make_the_same_bags_and_name_what_failed(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path)
+    embed_here(cases, tmp_path / "here")
+    (tmp_path / "broken.mha").write_bytes(b"no slide")
+    broken = Case("C9", (SlideFile(tmp_path / "broken.mha"),))
+    warnings: list[str] = []
+    with pytest.raises(ConfigError, match=r"^expected a bag of each case, but 1 of 5 failed: C9$"):
+        embed_on(INLINE, [broken, *cases], tmp_path / "workers", warnings.append)
+    assert [line for line in warnings if line.startswith("case C9: ")]
+    assert same_bags(tmp_path / "here", tmp_path / "workers")
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_bags(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path)
+    embed_here(cases, tmp_path / "here")
+    embed_on(local_workers(2, device="cpu"), cases, tmp_path / "workers", no_warning)
+    assert same_bags(tmp_path / "here", tmp_path / "workers")

@@ -17,6 +17,7 @@ import torch
 from model import __version__
 from model.bags import BagMaker, SlideEmbedder
 from model.bundle import Bundle
+from model.cohort_workers import Workforce, local_workers
 from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
 from model.foreign_bags import ForeignBags
@@ -37,7 +38,7 @@ from train.crossval import (
     out_of_fold_risk,
 )
 from train.dataset import Bags
-from train.embed import embed_cohort
+from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
 from train.importer import import_checkpoint
 from train.report import training_report, validation_report, write_report
 from train.simulate import SimulateConfig, simulate_cohort
@@ -213,12 +214,13 @@ def _progress(what: str) -> Progress:
 
 def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
     """Make the bags that are not there yet and return the cohort's."""
+    directory = config.cohort.bag_dir
     spec = ENCODERS.get(config.encoder.id)
     if spec is None:
         known = ", ".join(ENCODERS)
         raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
-        return Bags(config.cohort.bag_dir, spec, config.patches)
+        return Bags(directory, spec, config.patches)
     spec = spec.model_copy(update={"precision": config.encoder.precision})
     maker: BagMaker
     if config.cohort.foreign_bags is not None:
@@ -230,15 +232,24 @@ def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
         if encoder.notice:
             warn(encoder.notice)
         maker = SlideEmbedder(encoder, config.patches)
-    embed_cohort(
-        ranks.share([labelled.case for labelled in cases]),
-        maker,
-        config.cohort.bag_dir,
-        warn=_once(),
-        progress=_progress("cases embedded"),
-    )
+    mine = ranks.share([labelled.case for labelled in cases])
+    shown = _progress("cases embedded")
+    if isinstance(maker, SlideEmbedder) and (config.embed.ray or config.embed.workers != 1):
+        work = CaseEmbedder(maker.encoder, config.encoder.weights, config.patches, directory)
+        embed_in_parallel(mine, work, _workforce(config), warn=_once(), progress=shown)
+    else:
+        embed_cohort(mine, maker, directory, warn=_once(), progress=shown)
     ranks.wait_for_all()
-    return Bags(config.cohort.bag_dir, maker.encoder, config.patches)
+    return Bags(directory, maker.encoder, config.patches)
+
+
+def _workforce(config: TrainConfig) -> Workforce:
+    """Return the workers that make the bags."""
+    if config.embed.ray is None:
+        return local_workers(config.embed.workers, device=config.device)
+    from model.cohort_ray import ray_workers  # noqa: PLC0415 - an optional package
+
+    return ray_workers(config.embed.ray, config.embed.workers, device=config.device)
 
 
 def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
@@ -248,7 +259,9 @@ def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
         ConfigError: The folder belongs to a run with another config or cohort.
     """
     path = config.output / "run.json"
-    own = {"config": config.model_dump(mode="json"), "cohort_sha256": _cohort_sha256(cases)}
+    # Who made the bags is no matter of the run: a killed one may go on with other workers.
+    settings = config.model_dump(mode="json", exclude={"embed"})
+    own = {"config": settings, "cohort_sha256": _cohort_sha256(cases)}
     if path.is_file():
         if json.loads(path.read_text()) != own:
             raise ConfigError(

@@ -60,6 +60,16 @@ class EncoderConfig(_Part):
     weights: tuple[Path, ...] = (Path("resources/encoders"),)
 
 
+class EmbedConfig(_Part):
+    """Who makes the bags: so many processes of this machine, or a Ray cluster at an address.
+
+    One process means this one; None, one a GPU or per few cores.
+    """
+
+    workers: int | None = Field(default=1, gt=0)
+    ray: str | None = None
+
+
 class RnaConfig(_Part):
     """Which genes are used, and how.
 
@@ -177,6 +187,7 @@ class TrainConfig(_Part):
     cohort: CohortConfig
     encoder: EncoderConfig = EncoderConfig()
     patches: PatchSpec = PatchSpec()
+    embed: EmbedConfig = EmbedConfig()
     rna: RnaConfig = RnaConfig()
     clinical_text: ClinicalTextConfig = ClinicalTextConfig()
     fusion: FusionChoice = FusionChoice()

@@ -1,11 +1,19 @@
 """Every case of a cohort gets a bag on disk."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from model.bags import BagMaker, bag_path, update_bag
+import torch
+
+from model.bags import BagMaker, SlideEmbedder, bag_path, update_bag
 from model.case import Case
-from model.errors import CaseError, ConfigError, Warn, about_case
+from model.cohort_scorer import Result
+from model.cohort_workers import Workforce, score_rows
+from model.encoder import Encoder, EncoderSpec, load_encoder
+from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
+from model.patches import PatchSpec
 from model.predictor import Progress
 from model.rows import some
 
@@ -30,7 +38,98 @@ def embed_cohort(
             warn(str(error))
             failed.append(case.case_id)
         progress(index + 1, len(cases))
+    _check_all_done(failed, len(cases))
+
+
+@dataclass(frozen=True)
+class CaseEmbedder:
+    """Makes the bags of slides in the process that it is sent to; a worker's `Work`.
+
+    Attributes:
+        encoder: What the embeddings are made with.
+        weights_dirs: Folders that may hold its weights, in order.
+        patches: What the patches are.
+        directory: Where the bags go.
+        device: Where the encoder runs.
+        threads: Of torch.
+    """
+
+    encoder: EncoderSpec
+    weights_dirs: tuple[Path, ...]
+    patches: PatchSpec
+    directory: Path
+    device: str = "cpu"
+    threads: int = 1
+
+    def on(self, device: str, threads: int) -> "CaseEmbedder":
+        """Return the same work for a device and so many of torch's threads."""
+        return replace(self, device=device, threads=threads)
+
+    def load(self) -> str | None:
+        """Load the encoder, and return why it cannot be."""
+        try:
+            self._maker()
+        except TriSurvError as error:
+            return str(error)
+        return None
+
+    def score(self, task: Case) -> Result:
+        """Make a case's bag, unless it is there."""
+        warnings: list[str] = []
+        error = ""
+        try:
+            with about_case(task.case_id):
+                path = bag_path(self.directory, task.case_id)
+                update_bag(path, task, self._maker(), warn=warnings.append)
+        except TriSurvError as problem:
+            error = str(problem)
+        return Result(case_id=task.case_id, error=error, warnings=tuple(warnings))
+
+    def _maker(self) -> SlideEmbedder:
+        spec = self.encoder.model_dump_json()
+        encoder = _load(spec, self.weights_dirs, self.device, self.threads)
+        return SlideEmbedder(encoder, self.patches)
+
+
+def embed_in_parallel(
+    cases: Sequence[Case],
+    embedder: CaseEmbedder,
+    workforce: Workforce,
+    *,
+    warn: Warn,
+    progress: Progress,
+) -> None:
+    """Do what `embed_cohort` does with the slides, on several workers.
+
+    Raises:
+        ConfigError: Cases failed, or the workers cannot load the encoder.
+    """
+    embedder.directory.mkdir(parents=True, exist_ok=True)
+    failed = []
+    results = score_rows(cases, lambda case: case, embedder, workforce)
+    for index, (case, result) in enumerate(results):
+        for line in (*result.warnings, result.error):
+            if line:
+                warn(line)
+        if result.error:
+            failed.append(case.case_id)
+        progress(index + 1, len(cases))
+    _check_all_done(failed, len(cases))
+
+
+@lru_cache(maxsize=1)
+def _load(spec: str, weights_dirs: tuple[Path, ...], device: str, threads: int) -> Encoder:
+    """Load the encoder of a spec (JSON, as specs have no hash), once in a process."""
+    torch.set_num_threads(threads)
+    return load_encoder(
+        EncoderSpec.model_validate_json(spec),
+        weights_dirs=weights_dirs,
+        device=torch.device(device),
+    )
+
+
+def _check_all_done(failed: Sequence[str], total: int) -> None:
     if failed:
         raise ConfigError(
-            f"expected a bag of each case, but {len(failed)} of {len(cases)} failed: {some(failed)}"
+            f"expected a bag of each case, but {len(failed)} of {total} failed: {some(failed)}"
         )
