@@ -5,8 +5,8 @@ from toy_bundles import CLINICAL, RNA
 from toy_fusions import DIMS
 
 from model.batch import Batch
-from model.bundle import Member
 from model.fusion.base import Fusion, FusionConfig
+from model.member import Member
 
 
 class Linear(Fusion):

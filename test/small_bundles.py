@@ -9,11 +9,12 @@ import torch
 from job_files import CHIMERA, no_warning
 
 from model.batch import MODALITIES, Dims, Modality
-from model.bundle import Bundle, Manifest, Member, Task
+from model.bundle import Bundle, Manifest, Task
 from model.case import Record
 from model.clinical import ClinicalSpec
 from model.encoder import ENCODERS
 from model.fusion import build_fusion
+from model.member import Member
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from train.calibrate import fit_mapping

@@ -15,10 +15,11 @@ from toy_bundles import CLINICAL, CLINICAL_TEXT, MAPPING, RNA, bundle_with, make
 from toy_fusions import DIMS, NAMES, TOY_SETTINGS, toy_cases
 
 from model.batch import Bag, Batch, CaseInputs, collate
-from model.bundle import Bundle, Manifest, Member, read_manifest
+from model.bundle import Bundle, Manifest, read_manifest
 from model.case import Case, Record
 from model.encoder import ENCODERS
 from model.fusion import Fusion, FusionConfig, build_fusion
+from model.member import Member
 from model.patches import PatchSpec
 from model.predictor import Predictor
 

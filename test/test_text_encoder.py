@@ -13,11 +13,11 @@ import torch
 from job_files import CHIMERA, no_warning
 from toy_fusions import TOY_SETTINGS
 
-from model.bundle import load_member
 from model.case import Case, Record
 from model.clinical_text import FloatArray
 from model.encoder import ENCODERS
 from model.errors import BundleError, ConfigError
+from model.member import load_member
 from model.patches import PatchSpec
 from train import dataset, text_encoder
 from train.cohort import LabelledCase

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("embed", commands.embed, "turn every slide of a cohort into a bag on disk"),
         ("fit", commands.fit, "train, calibrate and write a bundle"),
+        ("information", commands.information, "say what a run's SurvQ keeps of slides and genes"),
         ("benchmark", commands.benchmark, "compare fusions and baselines on public tables"),
     ):
         command = commands_.add_parser(name, help=text)

@@ -15,13 +15,10 @@ import numpy as np
 import torch
 
 from model import __version__
-from model.bags import BagMaker, SlideEmbedder
 from model.bundle import Bundle
-from model.cohort_workers import Workforce, local_workers
-from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
-from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
+from model.fusion.survq import Survq
 from model.interface import read_interface
 from model.predictor import Predictor, Progress
 from train import ranks
@@ -37,9 +34,10 @@ from train.crossval import (
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags
-from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
+from train.dataset import Bags, make_fold
+from train.embed import make_bags
 from train.importer import import_checkpoint
+from train.information import information_kept
 from train.report import training_report, validation_report, write_report
 from train.simulate import SimulateConfig, simulate_cohort
 from train.views import MeanEmbedding
@@ -61,7 +59,7 @@ def embed(path: Path, overrides: Sequence[str]) -> None:
     interface = read_interface(config.cohort.interface, [INTERFACES])
     cases = read_cohort(config.cohort, interface, warn=warn)
     with ranks.process_group():
-        _embed(config, cases)
+        make_bags(config, cases, warn=_once(), progress=_progress("cases embedded"))
 
 
 def fit(path: Path, overrides: Sequence[str]) -> None:
@@ -76,7 +74,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
-        bags = _embed(config, cases)
+        bags = make_bags(config, cases, warn=_once(), progress=_progress("cases embedded"))
         if ranks.is_first():
             _claim(config, cases)
         ranks.wait_for_all()
@@ -166,6 +164,24 @@ def evaluate(
         say(f"wrote {output}")
 
 
+def information(path: Path, overrides: Sequence[str]) -> None:
+    """Say how much of the patches and gene sets the queries of a run's SurvQ keep."""
+    config = read_config(path, overrides)
+    interface = read_interface(config.cohort.interface, [INTERFACES])
+    target = config.output / "bundle.safetensors"
+    bundle = Bundle.load(target)
+    if bundle.manifest.encoder is None or bundle.manifest.patches is None:
+        raise ConfigError(f"{target}: expected a fusion of slides, found {bundle.manifest.fusion}")
+    bags = Bags(config.cohort.bag_dir, bundle.manifest.encoder, bundle.manifest.patches)
+    cases = read_cohort(config.cohort, interface, warn=warn)
+    for number, member in enumerate(bundle.members, start=1):
+        if not isinstance(member.fusion, Survq):
+            raise ConfigError(f"{target}: expected survq, found {bundle.manifest.fusion}")
+        fold = make_fold(member, cases, bags, warn=_once())
+        for modality, kept in information_kept(member.fusion, fold).items():
+            say(f"member {number}, {modality}: {kept}")
+
+
 def benchmark(path: Path, overrides: Sequence[str]) -> None:
     """Train fusions and baselines on public tables and write the comparison."""
     run_benchmark(path, overrides, say)
@@ -210,46 +226,6 @@ def _progress(what: str) -> Progress:
             say(f"{done:,}/{total:,} {what}")
 
     return show
-
-
-def _embed(config: TrainConfig, cases: Sequence[LabelledCase]) -> Bags:
-    """Make the bags that are not there yet and return the cohort's."""
-    directory = config.cohort.bag_dir
-    spec = ENCODERS.get(config.encoder.id)
-    if spec is None:
-        known = ", ".join(ENCODERS)
-        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
-    if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
-        return Bags(directory, spec, config.patches)
-    spec = spec.model_copy(update={"precision": config.encoder.precision})
-    maker: BagMaker
-    if config.cohort.foreign_bags is not None:
-        maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
-    else:
-        encoder = load_encoder(
-            spec, weights_dirs=config.encoder.weights, device=ranks.device(config.device)
-        )
-        if encoder.notice:
-            warn(encoder.notice)
-        maker = SlideEmbedder(encoder, config.patches)
-    mine = ranks.share([labelled.case for labelled in cases])
-    shown = _progress("cases embedded")
-    if isinstance(maker, SlideEmbedder) and (config.embed.ray or config.embed.workers != 1):
-        work = CaseEmbedder(maker.encoder, config.encoder.weights, config.patches, directory)
-        embed_in_parallel(mine, work, _workforce(config), warn=_once(), progress=shown)
-    else:
-        embed_cohort(mine, maker, directory, warn=_once(), progress=shown)
-    ranks.wait_for_all()
-    return Bags(directory, maker.encoder, config.patches)
-
-
-def _workforce(config: TrainConfig) -> Workforce:
-    """Return the workers that make the bags."""
-    if config.embed.ray is None:
-        return local_workers(config.embed.workers, device=config.device)
-    from model.cohort_ray import ray_workers  # noqa: PLC0415 - an optional package
-
-    return ray_workers(config.embed.ray, config.embed.workers, device=config.device)
 
 
 def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from safetensors import safe_open
 
-from model.bundle import Bundle, Manifest, Member, MemberManifest, Task, load_member, write_tensors
+from model.bundle import Bundle, Manifest, Task, write_tensors
 from model.errors import ConfigError, Warn
 from model.interface import Interface
+from model.member import Member, MemberManifest, load_member
 from train import ranks
 from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes

@@ -10,7 +10,6 @@ import torch
 
 from model.bags import bag_path, read_bag
 from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
-from model.bundle import Member
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
@@ -18,6 +17,7 @@ from model.errors import ConfigError, Warn
 from model.fusion import FUSIONS, build_fusion, read_settings
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
+from model.member import Member
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from train.cohort import LabelledCase

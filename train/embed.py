@@ -1,4 +1,4 @@
-"""Every case of a cohort gets a bag on disk."""
+"""Every case of a cohort gets a bag on disk, by one process or by several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,52 @@ import torch
 from model.bags import BagMaker, SlideEmbedder, bag_path, update_bag
 from model.case import Case
 from model.cohort_scorer import Result
-from model.cohort_workers import Workforce, score_rows
-from model.encoder import Encoder, EncoderSpec, load_encoder
+from model.cohort_workers import Workforce, local_workers, score_rows
+from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
+from model.foreign_bags import ForeignBags
+from model.fusion import read_settings
 from model.patches import PatchSpec
 from model.predictor import Progress
 from model.rows import some
+from train import ranks
+from train.cohort import LabelledCase
+from train.config import TrainConfig
+from train.dataset import Bags
+
+
+def make_bags(
+    config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn, progress: Progress
+) -> Bags:
+    """Make the bags that are not there yet and return the cohort's.
+
+    Raises:
+        ConfigError: Cases failed, or the encoder cannot be loaded.
+    """
+    directory = config.cohort.bag_dir
+    spec = ENCODERS.get(config.encoder.id)
+    if spec is None:
+        known = ", ".join(ENCODERS)
+        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
+    spec = spec.model_copy(update={"precision": config.encoder.precision})
+    if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
+        return Bags(directory, spec, config.patches)
+    maker: BagMaker
+    mine = ranks.share([labelled.case for labelled in cases])
+    if config.cohort.foreign_bags is not None:
+        maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
+        embed_cohort(mine, maker, directory, warn=warn, progress=progress)
+    else:
+        maker = _slide_embedder(config, spec)
+        if maker.network.notice:
+            warn(maker.network.notice)
+        if config.embed.ray is None and config.embed.workers == 1:
+            embed_cohort(mine, maker, directory, warn=warn, progress=progress)
+        else:
+            work = CaseEmbedder(maker.encoder, config.encoder.weights, config.patches, directory)
+            embed_in_parallel(mine, work, _workforce(config), warn=warn, progress=progress)
+    ranks.wait_for_all()
+    return Bags(directory, maker.encoder, config.patches)
 
 
 def embed_cohort(
@@ -133,3 +173,18 @@ def _check_all_done(failed: Sequence[str], total: int) -> None:
         raise ConfigError(
             f"expected a bag of each case, but {len(failed)} of {total} failed: {some(failed)}"
         )
+
+
+def _slide_embedder(config: TrainConfig, spec: EncoderSpec) -> SlideEmbedder:
+    device = ranks.device(config.device)
+    encoder = load_encoder(spec, weights_dirs=config.encoder.weights, device=device)
+    return SlideEmbedder(encoder, config.patches)
+
+
+def _workforce(config: TrainConfig) -> Workforce:
+    """Return the workers that make the bags."""
+    if config.embed.ray is None:
+        return local_workers(config.embed.workers, device=config.device)
+    from model.cohort_ray import ray_workers  # noqa: PLC0415 - an optional package
+
+    return ray_workers(config.embed.ray, config.embed.workers, device=config.device)

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import JsonValue
 
 from model import __version__
-from model.bundle import Bundle, Manifest, Member, Task
+from model.bundle import Bundle, Manifest, Task
 from model.encoder import ENCODERS, EncoderSpec
 from model.errors import ConfigError, Warn
 from model.interface import read_interface
+from model.member import Member
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from model.survival import TimeMapping

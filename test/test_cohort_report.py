@@ -1,0 +1,221 @@
+"""The page about a cohort: true, whole, safe, and looked at in a browser."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_cohort import make_results, make_run
+from small_bundles import build_bundle
+
+from model.bundle import Bundle
+from model.cohort_report import cause_of, group_messages, write_cohort_report
+from model.cohort_scorer import Result
+
+CASES = 120
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, its tags, its text by tag, and its table cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = ("src", "srcset", "href", "xlink:href", "data", "action", "poster")
+        self.loads += [value or "" for name, value in attrs if name in names]
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.tags[-1], " ".join(data.split())))
+
+    def of(self, tag: str) -> list[str]:
+        return [text for own, text in self.texts if own == tag]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return build_bundle()
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Bundle) -> list[Result]:
+    return make_results(bundle, CASES)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, results: list[Result]) -> str:
+    path = write_cohort_report(tmp_path_factory.mktemp("report"), results, make_run(), bundle)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def rows_of(text: str) -> list[Any]:
+    found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    rows: list[Any] = json.loads(found[1])
+    return rows
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+def test_the_counts_come_first(text: str, results: list[Result]) -> None:
+    failed = sum(bool(result.error) for result in results)
+    assert failed == 7
+    assert Page(text).of("h1") == [f"{CASES - failed} of {CASES} cases have a prediction; 7 failed"]
+    assert "research software, not for clinical use" in text
+    assert "random weights, for tests alone" in Page(text).of("p")
+
+
+def test_failures_and_warnings_are_grouped_by_cause(text: str, results: list[Result]) -> None:
+    cells = Page(text).of("td")
+    for cause in (
+        "…_RNA.json: expected at most … of … genes missing, found … missing",
+        "…_CD.json: expected a JSON file, found no file",
+        "…_HE.tif: expected tissue, found none",
+        "…_CD.json: age: … lies more than … sd from the training mean …",
+        "…_CD.json: stage: expected one of t1hg, tahg, found …",
+    ):
+        assert cells.count(cause) == 1
+    place = cells.index("…_RNA.json: expected at most … of … genes missing, found … missing")
+    with_it = [result.case_id for result in results if "genes missing" in result.error]
+    assert cells[place - 1] == str(len(with_it)) == "3"
+    assert cells[place + 1] == ", ".join(with_it)
+
+
+def test_risks_that_no_training_patient_had_are_listed(
+    text: str, bundle: Bundle, results: list[Result]
+) -> None:
+    low, high = bundle.mapping.risks[[0, -1]]
+    risks = np.array([result.risk for result in results if result.risk is not None])
+    cells = Page(text).of("td")
+    counts = {}
+    for name, count in (("below", (risks < low).sum()), ("above", (risks > high).sum())):
+        counts[name] = int(count)
+        cause = f"risk {name} that of every training patient"
+        assert (cause in cells) == (count > 0)
+        if count:
+            assert cells[cells.index(cause) - 1] == str(count)
+    assert sum(counts.values()) > 0
+
+
+def test_the_groups_are_thirds_of_the_training_risks(
+    text: str, bundle: Bundle, results: list[Result]
+) -> None:
+    risks = np.array([result.risk for result in results if result.risk is not None])
+    lower, upper = np.quantile(bundle.mapping.risks, [1 / 3, 2 / 3])
+    cells = Page(text).of("td")
+    for members in (risks < lower, (risks >= lower) & (risks < upper), risks >= upper):
+        share = f"{100 * members.mean():.0f} %"
+        time = f"{np.median(bundle.mapping.time(risks[members])):.1f}"
+        place = cells.index(time)
+        assert cells[place - 2 : place] == [str(members.sum()), share]
+
+
+def test_the_table_has_a_row_a_case_in_order(text: str, results: list[Result]) -> None:
+    rows = rows_of(text)
+    assert [row[0] for row in rows] == [result.case_id for result in results]
+    for row, result in zip(rows, results, strict=True):
+        assert row[10] == result.error
+        assert row[11] == [warning for warning in result.warnings if "tests alone" not in warning]
+        assert any(cause.startswith("f") for cause in row[12]) == bool(result.error)
+        assert any(w.startswith("w") for w in row[12]) >= bool(row[11])
+        if result.error:
+            assert row[1:9] == [None] * 8
+        else:
+            assert row[1] == pytest.approx(result.time, abs=0.05)
+            assert row[5:9] == pytest.approx(list(result.survival.values()), abs=5e-4)
+
+
+def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    (result,) = make_results(bundle, 1)
+    tau = bundle.mapping.tau
+    cut = result.model_copy(update={"interval": (1.25, tau)})
+    whole = result.model_copy(update={"interval": (1.25, tau / 2)})
+    page = write_cohort_report(tmp_path, [cut, whole], make_run(), bundle)
+    rows = rows_of(page.read_text(encoding="utf-8"))
+    assert [row[2] for row in rows] == [
+        [1.25, f"1.2 – {tau:.1f}+"],
+        [1.25, f"1.2 – {tau / 2:.1f}"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("case C1: /a/b/C1_RNA.json: expected valid JSON", "…_RNA.json: expected valid JSON"),
+        (
+            "rna.json: 12 genes set to the training mean: A1BG, TP53 and 4 more",
+            "rna.json: … genes set to the training mean",
+        ),
+        ("1 genes set to the training mean: TP53", "… genes set to the training mean"),
+        ("age: expected a number, found 'old'", "age: expected a number, found …"),
+        ("case C1: unexpected KeyError: 'C1'", "unexpected KeyError: …"),
+        ("s.svs: pixel size none; 0.25 µm is assumed", "s.svs: pixel size none; … µm is assumed"),
+        ("stage: expected t1hg, tahg, found x", "stage: expected t1hg, tahg, found x"),
+    ],
+)
+def test_a_cause_is_what_messages_have_in_common(message: str, cause: str) -> None:
+    assert cause_of(message, "C1") == cause
+
+
+def test_the_most_frequent_cause_is_first_and_counts_a_case_once() -> None:
+    causes = group_messages(
+        [("A", ["x.tif: bad"]), ("B", ["slide 1 dark", "slide 2 dark"]), ("C", ["slide 7 dark"])]
+    )
+    assert [(cause.text, cause.cases) for cause in causes] == [
+        ("slide … dark", [1, 2]),
+        ("x.tif: bad", [0]),
+    ]
+
+
+# -- what it is ------------------------------------------------------------------------------------
+
+
+def test_the_page_stands_on_its_own(text: str) -> None:
+    page = Page(text)
+    assert all(target.startswith("#") for target in page.loads)
+    assert not {"link", "img", "iframe", "object", "base"} & set(page.tags)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)|@import", text))
+    assert page.tags.count("svg") == 3
+    assert page.tags.count("script") == 2
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'content="{policy}"' in text
+
+
+def test_what_a_file_is_called_cannot_become_code(bundle: Bundle, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><b>"
+    result = Result(case_id=evil, error=f"case x: {evil}: expected tissue, found none")
+    page = write_cohort_report(tmp_path, [result], make_run(manifest=evil), bundle)
+    text = page.read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in text and "<b>" not in text
+    assert rows_of(text)[0][0] == evil
+
+
+def test_the_same_run_gives_the_same_page(
+    tmp_path: Path, bundle: Bundle, results: list[Result], text: str
+) -> None:
+    again = write_cohort_report(tmp_path, results, make_run(), bundle)
+    assert again.read_text(encoding="utf-8") == text
+
+
+def test_a_run_without_a_prediction(tmp_path: Path, bundle: Bundle) -> None:
+    failed = [Result(case_id=f"C{i}", error=f"case C{i}: no slide") for i in range(3)]
+    path = write_cohort_report(tmp_path, failed, make_run(workers=1), bundle)
+    text = path.read_text(encoding="utf-8")
+    assert Page(text).of("h1") == ["0 of 3 cases have a prediction; 3 failed"]
+    assert "<svg" not in text
+    assert "worker</li>" not in text and "</strong> worker on cpu" in text
