@@ -18,6 +18,7 @@ RUN python -m pip install --no-cache-dir -r requirements.txt
 # byte code is made now. The allocator keeps what it has instead of faulting pages in for each batch.
 ENV PYTHONUNBUFFERED=1 \
     XDG_CACHE_HOME=/tmp/cache \
+    MPLCONFIGDIR=/tmp/cache/matplotlib \
     MALLOC_MMAP_MAX_=0 \
     MALLOC_TRIM_THRESHOLD_=17179869184 \
     OMP_WAIT_POLICY=PASSIVE

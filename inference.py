@@ -71,7 +71,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what only `cohort` takes."""
     parser.set_defaults(
-        command=score_manifest, rna_table=None, clinical_table=None, embeddings=None, ray=None
+        command=score_manifest,
+        rna_table=None,
+        clinical_table=None,
+        embeddings=None,
+        explain=None,
+        ray=None,
     )
     add = parser.add_argument
     add(
@@ -83,6 +88,7 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rna-table", type=Path, help="expression of all cases: .csv, .parquet or .h5ad")
     add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
     add("--embeddings", type=Path, help="bags to use; new ones are left there")
+    add("--explain", type=Path, help="where to write a folder a case: what its risk came from")
     add("--workers", type=int, default=None, help="processes; a GPU or four cores each if not said")
     add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
     add("--dry-run", action="store_true", default=False, help="only say what would fail")
@@ -153,6 +159,7 @@ def score_manifest(options: argparse.Namespace) -> int:
             weights_dirs=weights_dirs(bundle_path),
             interface=find_interface(bundle_path, manifest),
             embeddings=options.embeddings,
+            explain=options.explain,
         ),
         workforce,
         say=lambda text: print(text, flush=True),
@@ -162,7 +169,7 @@ def score_manifest(options: argparse.Namespace) -> int:
     scored = counts.done - counts.failed
     print(f"{counts.cases:,} cases: {scored:,} without an error, {counts.failed:,} with one")
     if not options.dry_run:
-        print(f"wrote {options.output}/predictions.csv and .parquet")
+        print(f"wrote {options.output}/predictions.csv, .parquet and report.html")
     if counts.failed:
         return SOME_FAILED if scored else 1
     return 0

@@ -6,7 +6,7 @@ case in `cohort_scorer.py`, and what stays on the disk in `cohort_log.py`.
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.bundle import read_manifest
+from model.bundle import Bundle, read_manifest
 from model.cohort_log import Entry, RunLog
 from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_table import write_predictions
@@ -97,7 +97,8 @@ def score_cohort(
         results = {
             row.case_id: entry.result
             for row in rows
-            if (entry := entries.get(row.case_id)) is not None and _stands(entry, row)
+            if (entry := entries.get(row.case_id)) is not None
+            and _stands(entry, row, scorer.explain)
         }
         counts = Counts(cases=len(rows), kept=len(results))
         for result in results.values():
@@ -118,7 +119,9 @@ def score_cohort(
         write_predictions(
             cohort.output, rows, results, bundle_sha256=str(identity["bundle_sha256"])
         )
-        log.describe(_facts(cohort, scorer, workforce, counts, started))
+        facts = _facts(cohort, scorer, workforce, counts, started)
+        _report(cohort, rows, results, {"identity": identity, **facts}, scorer)
+        log.describe(facts)
     return counts
 
 
@@ -200,8 +203,14 @@ def _identity(
     }
 
 
-def _stands(entry: Entry, row: Row) -> bool:
-    """Say whether a result still holds: the case's files are the same, and it killed no worker."""
+def _stands(entry: Entry, row: Row, explain: Path | None) -> bool:
+    """Say whether a result still holds: the case's files are the same, and it killed no worker.
+
+    Where cases are to be explained, this one has to be.
+    """
+    explanation = None if explain is None else explain / row.case_id / "explanation.json"
+    if explanation is not None and not entry.result.error and not explanation.is_file():
+        return False
     return not entry.result.died and entry.files == _state_of_files(row)
 
 
@@ -224,6 +233,20 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _report(
+    cohort: Cohort,
+    rows: Sequence[Row],
+    results: Mapping[str, Result],
+    run: Mapping[str, Any],
+    scorer: Scorer,
+) -> None:
+    # Imported here, as matplotlib takes long and only the end of a run needs it.
+    from model.cohort_report import write_cohort_report  # noqa: PLC0415
+
+    bundle = Bundle.load(scorer.bundle)
+    write_cohort_report(cohort.output, [results[row.case_id] for row in rows], run, bundle)
 
 
 def _facts(

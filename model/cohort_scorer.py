@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
 from model.cohort_bags import BagPredictor
 from model.cohort_check import check_case
-from model.errors import CaseError, TriSurvError
+from model.errors import CaseError, TriSurvError, Warn
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
@@ -65,6 +66,7 @@ class Scorer:
         weights_dirs: Folders that may hold the encoder's weights, in order.
         interface: Of the bundle's task.
         embeddings: Folder of bags to take, and to leave new ones in; None keeps no bags.
+        explain: Folder that gets a folder a case, with why it got its risk; None explains nothing.
         device: Where encoder and fusion run.
         threads: Of torch.
         dry_run: Check each case instead, without encoding it.
@@ -74,6 +76,7 @@ class Scorer:
     weights_dirs: tuple[Path, ...]
     interface: Interface
     embeddings: Path | None = None
+    explain: Path | None = None
     device: str = "cpu"
     threads: int = 1
     dry_run: bool = False
@@ -109,7 +112,9 @@ class Scorer:
 
     def _predict(self, case: Case, warnings: list[str]) -> Result:
         predictor = self._predictor()
-        found = predictor.predict(case, progress=lambda done, total: None)
+        found = predictor.predict(
+            case, progress=lambda done, total: None, look=self._explain if self.explain else None
+        )
         return Result(
             case_id=found.case_id,
             time=found.time,
@@ -121,6 +126,13 @@ class Scorer:
             modalities=found.modalities,
             warnings=(*warnings, *found.warnings),
         )
+
+    def _explain(self, case: Case, bag: Bag | None, warn: Warn) -> None:
+        # Imported here, as captum takes seconds.
+        from model.explain import explain_case  # noqa: PLC0415
+
+        if self.explain is not None:
+            explain_case(self._predictor(), case, bag, self.explain, warn=warn)
 
     def _check(self, case: Case, warnings: list[str]) -> Result:
         check_case(self._predictor(), case, warn=warnings.append)

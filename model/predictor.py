@@ -23,6 +23,9 @@ BATCH_PATCHES = 16
 Progress = Callable[[int, int], None]
 """Takes the patches embedded so far and in all."""
 
+Look = Callable[[Case, Bag | None, Warn], None]
+"""Takes a scored case, the bag that its risk came from, and where to put warnings."""
+
 
 class Predictor:
     """Scores cases with one bundle.
@@ -42,8 +45,8 @@ class Predictor:
         for member in bundle.members:
             member.fusion.to(device)
 
-    def predict(self, case: Case, *, progress: Progress) -> Prediction:
-        """Score one case.
+    def predict(self, case: Case, *, progress: Progress, look: Look | None = None) -> Prediction:
+        """Score one case, and have a look at what its risk came from.
 
         Raises:
             CaseError: The case lacks what the bundle needs, or a file of it cannot be used.
@@ -53,6 +56,8 @@ class Predictor:
             bag = self.embed(case, warn=warnings.append, progress=progress)
             modalities = self.check_modalities(case, has_slide=bag is not None)
             risk = self.risk(case, bag, warn=warnings.append)
+            if look is not None:
+                look(case, bag, warnings.append)
         mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
         months = np.array(SURVIVAL_MONTHS)
         survival = mapping.survival(np.array([risk]), months / MONTHS_PER[unit])[0]

@@ -195,7 +195,7 @@ def test_the_exit_code_tells_all_some_or_none(
     said = out()
     assert said[-2:] == [
         "9 cases: 9 without an error, 0 with one",
-        f"wrote {tmp_path}/a/predictions.csv and .parquet",
+        f"wrote {tmp_path}/a/predictions.csv, .parquet and report.html",
     ]
     assert f"{manifest}: 9 cases: 0 with slides, 9 with RNA, 9 with a clinical record" in said
 

@@ -1,0 +1,77 @@
+"""Where the time of a job goes: `with stage("decode"):` at each stage of the work.
+
+Nothing is measured until somebody asks for a profile; a stage then costs one comparison.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter, process_time
+
+_UNMEASURED: AbstractContextManager[None] = nullcontext()
+
+
+class Profile:
+    """Seconds of each stage, in whichever thread.
+
+    Attributes:
+        seconds: Of each stage, in the order of their first ends. A stage within another counts for
+            itself alone, so that the stages of one thread add up to its time.
+        calls: How often each stage came.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._within = threading.local()
+        self._started = perf_counter(), process_time()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block for a stage."""
+        outer: float = getattr(self._within, "seconds", 0.0)
+        self._within.seconds = 0.0
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            spent = perf_counter() - started
+            with self._lock:
+                own = spent - self._within.seconds
+                self.seconds[name] = self.seconds.get(name, 0.0) + own
+                self.calls[name] = self.calls.get(name, 0) + 1
+            self._within.seconds = outer + spent
+
+    def table(self) -> str:
+        """Return the stages, the longest first, and the time since the start, as lines."""
+        wall, cpu = (
+            now - then
+            for now, then in zip((perf_counter(), process_time()), self._started, strict=True)
+        )
+        rows = [f"{'stage':<20}{'seconds':>10}{'% of all':>10}{'times':>10}"]
+        for name in sorted(self.seconds, key=self.seconds.__getitem__, reverse=True):
+            seconds = self.seconds[name]
+            share = 100 * seconds / wall
+            rows.append(f"{name:<20}{seconds:>10.3f}{share:>10.1f}{self.calls[name]:>10,}")
+        rows.append(f"{'all':<20}{wall:>10.3f}{100:>10.1f}   ({cpu:.3f} CPU seconds)")
+        return "\n".join(rows)
+
+
+_profiles: list[Profile] = []
+
+
+def stage(name: str) -> AbstractContextManager[None]:
+    """Return a context for a stage of the work, which counts its time where a profile runs."""
+    return _profiles[-1].stage(name) if _profiles else _UNMEASURED
+
+
+@contextmanager
+def profiled() -> Iterator[Profile]:
+    """Measure the stages in this context, in all threads."""
+    profile = Profile()
+    _profiles.append(profile)
+    try:
+        yield profile
+    finally:
+        _profiles.remove(profile)
