@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from model.stages import profiled, stage
+
 if TYPE_CHECKING:
     from model.bundle import Manifest
     from model.interface import Interface
@@ -45,6 +47,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Predict a survival time for one case.")
     parser.set_defaults(
         command=score_job, input=Path("/input"), output=Path("/output"), device="auto"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="tell on stderr where the one job's time went"
     )
     # An option stands before or after the command: what is not given there changes nothing.
     commands = parser.add_subparsers(title="commands")
@@ -114,8 +119,9 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
 
 def score_job(options: argparse.Namespace) -> int:
     """Score one job: the platform's exec container."""
-    predictor, interface = load(options)
-    score(predictor, interface, options)
+    with profiled(sys.stderr if options.profile else None):
+        predictor, interface = load(options)
+        score(predictor, interface, options)
     return 0
 
 
@@ -191,10 +197,11 @@ def read_bundle_manifest(options: argparse.Namespace) -> "tuple[Path, Manifest]"
 
 def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
     """Load all that is the same for every job."""
-    import torch
+    with stage("imports"):
+        import torch
 
-    from model.bundle import Bundle
-    from model.predictor import Predictor
+        from model.bundle import Bundle
+        from model.predictor import Predictor
 
     bundle_path, manifest = read_bundle_manifest(options)
     interface = find_interface(bundle_path, manifest)
@@ -203,8 +210,9 @@ def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
         if options.device != "auto"
         else ("cuda" if torch.cuda.is_available() else "cpu")
     )
-    bundle = Bundle.load(bundle_path)
-    predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
+    with stage("load"):
+        bundle = Bundle.load(bundle_path)
+        predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
     return predictor, interface
 
 
@@ -228,11 +236,13 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
     # cannot be replaced either, and writing says so.
     with suppress(OSError):
         (options.output / interface.output.path).unlink()
-    case = read_case(options.input, interface, warn=print_warning)
+    with stage("inputs"):
+        case = read_case(options.input, interface, warn=print_warning)
     prediction = predictor.predict(case, progress=progress_printer("patches embedded"))
     for warning in prediction.warnings:
         print_warning(warning)
-    path = write_prediction(prediction, interface, options.output)
+    with stage("write"):
+        path = write_prediction(prediction, interface, options.output)
     low, high = prediction.interval
     print(
         f"case {case.case_id}: {prediction.time:.1f} {prediction.unit} to the event "

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.precision import cast_products, fold_batch_norms, has_bfloat16
+from model.stages import stage
 from model.weights import check_fit, find_weights, read_weights, sha256_of
 
 __all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "embed_patches", "load_encoder"]
@@ -158,7 +159,8 @@ def embed_patches(
             start, done = done, done + len(batch)
             if done > total:
                 break
-            bag[start:done] = encoder(batch)
+            with stage("encode"):
+                bag[start:done] = encoder(batch)
             progress(done, total)
     if done != total:
         raise ValueError(f"patches: expected {total}, found {'more' if done > total else done}")
@@ -170,7 +172,11 @@ def _batches(
 ) -> Generator[NDArray[np.uint8], None, None]:
     iterator = iter(patches)
     try:
-        while batch := list(islice(iterator, batch_size)):
+        while True:
+            with stage("read"):
+                batch = list(islice(iterator, batch_size))
+            if not batch:
+                return
             yield np.stack(batch)
     finally:
         if isinstance(iterator, Generator):
@@ -184,7 +190,11 @@ def _read_ahead(
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="patch-reader") as reader:
         ahead = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
         try:
-            while (batch := ahead.popleft().result()) is not None:
+            while True:
+                with stage("wait for reading"):
+                    batch = ahead.popleft().result()
+                if batch is None:
+                    return
                 ahead.append(reader.submit(next, batches, None))
                 yield batch
         finally:

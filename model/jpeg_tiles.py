@@ -14,6 +14,7 @@ import simplejpeg
 import tifffile
 
 from model.mosaic import Pixels
+from model.stages import stage
 
 # Python prints warnings that nobody handles on stderr, where the platform looks for errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -80,9 +81,10 @@ class JpegLevel:
         length = min(self.lengths[index], most_bytes)  # damaged tags may say anything
         stream = os.pread(self.file, length, self.offsets[index])
         try:
-            tile: Pixels = simplejpeg.decode_jpeg(
-                self.head + stream[len(START) :], "RGB", buffer=scratch
-            )
+            with stage("decode"):
+                tile: Pixels = simplejpeg.decode_jpeg(
+                    self.head + stream[len(START) :], "RGB", buffer=scratch
+                )
         except ValueError:
             return None
         return tile if tile.shape[:2] == (self.tile_height_px, self.tile_width_px) else None

@@ -1,6 +1,7 @@
 """Squares cut out of a grid of tiles, and the box kernel that averages pixels."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,52 @@ def average(pixels: Pixels, factor: int) -> Pixels:
     for channel in range(3):
         means[..., channel] = wanted[..., channel]
     return means
+
+
+def average_to(pixels: Pixels, side_px: float, size_px: int) -> Pixels:
+    """Return the rounded means of size_px × size_px cells, where no whole factor makes them.
+
+    A pixel belongs to the cell in which its centre lies: some cells are a row or a column larger.
+
+    Args:
+        pixels: (H, W, 3).
+        side_px: Side of the square, at the top left of the pixels, that the cells share; at least
+            size_px.
+        size_px: Cells along each side.
+
+    Returns:
+        (size_px, size_px, 3).
+    """
+    edges = np.floor(np.arange(size_px + 1) * (side_px / size_px) + 0.5).astype(np.int64)
+    firsts, counts = edges[:-1], np.diff(edges)
+    least = int(counts.min())
+    is_larger = counts > least
+    # As in `average`, first down, then along; here each channel of a pixel has its own column.
+    rows = pixels.reshape(len(pixels), -1)
+    down = rows[firsts].astype(np.uint16 if counts.max() <= MOST_FACTOR else np.uint32)
+    for index in range(1, least):
+        down += rows[firsts + index]
+    down[is_larger] += rows[firsts[is_larger] + least]
+    line = down.ravel()
+    sums = line.copy()
+    for index in range(1, least):
+        sums[: -3 * index] += line[3 * index :]
+    wanted = _take_columns(sums, firsts)
+    wanted += _take_columns(line, firsts + least) * is_larger.repeat(3)
+    areas = np.outer(counts, counts.repeat(3)).astype(np.float32)
+    means: Pixels = ((wanted + areas / 2) / areas).astype(np.uint8)
+    return means.reshape(size_px, size_px, 3)
+
+
+def _take_columns(line: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
+    """Return some pixels of each row of a square of as many rows, (rows, 3 · rows).
+
+    Args:
+        line: The square's values, row after row.
+        columns: (rows,), the last one for those beyond the edge.
+    """
+    rows = line.reshape(len(columns), -1, 3)
+    return rows.take(columns, axis=1, mode="clip").reshape(len(columns), -1)
 
 
 def cut_squares(

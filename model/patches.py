@@ -7,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import CaseError
-from model.mosaic import MOST_FACTOR
+from model.mosaic import MOST_FACTOR, average_to
 from model.slide import Slide
 from model.tissue_mask import TissueMask
 
@@ -132,7 +131,8 @@ def read_patches(
     reading = plan_reading(slide, spec)
     side_px = math.ceil(reading.side_px)
     for square in slide.read_squares(coords, reading.level, side_px, reading.factor):
-        yield _shrink(square, reading.side_px / reading.factor, spec.size_px)
+        is_ready = len(square) == spec.size_px
+        yield square if is_ready else average_to(square, reading.side_px, spec.size_px)
 
 
 def _starts(slide_px: int, width_px: float, stride_px: float) -> NDArray[np.int64]:
@@ -144,12 +144,3 @@ def _starts(slide_px: int, width_px: float, stride_px: float) -> NDArray[np.int6
     steps = math.floor(max(slide_px + 0.5 - width_px, 0) / stride_px)
     starts: NDArray[np.int64] = np.rint(np.arange(steps + 1) * stride_px).astype(np.int64)
     return starts
-
-
-def _shrink(region: NDArray[np.uint8], side_px: float, size_px: int) -> NDArray[np.uint8]:
-    """Average the top-left square of a region, side_px wide, to size_px."""
-    if side_px == size_px:
-        return region
-    box = (0, 0, side_px, side_px)
-    small = Image.fromarray(region).resize((size_px, size_px), Image.Resampling.BOX, box=box)
-    return np.array(small)  # a copy, as PIL lends its memory read-only

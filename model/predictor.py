@@ -14,6 +14,7 @@ from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.slide import Slide, is_placeholder
+from model.stages import stage
 from model.tissue_mask import find_tissue
 
 SURVIVAL_MONTHS = (12, 24, 36, 60)
@@ -55,7 +56,8 @@ class Predictor:
         with about_case(case.case_id):
             bag = self.embed(case, warn=warnings.append, progress=progress)
             modalities = self.check_modalities(case, has_slide=bag is not None)
-            risk = self.risk(case, bag, warn=warnings.append)
+            with stage("fuse"):
+                risk = self.risk(case, bag, warn=warnings.append)
             if look is not None:
                 look(case, bag, warnings.append)
         mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
@@ -165,8 +167,9 @@ def _embed_slide(
 ) -> Bag:
     file = case.slides[index]
     with Slide.open(file.path, default_mpp=case.default_mpp, warn=warn) as slide:
-        mask = find_tissue(slide, file.mask, warn=warn)
-        coords = patch_grid(slide, mask, patches)
+        with stage("tissue"):
+            mask = find_tissue(slide, file.mask, warn=warn)
+            coords = patch_grid(slide, mask, patches)
         embeddings = embed_patches(
             encoder,
             read_patches(slide, coords, patches),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter, process_time
+from typing import TextIO
 
 _UNMEASURED: AbstractContextManager[None] = nullcontext()
 
@@ -67,11 +68,19 @@ def stage(name: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def profiled() -> Iterator[Profile]:
-    """Measure the stages in this context, in all threads."""
+def profiled(stream: TextIO | None) -> Iterator[None]:
+    """Measure the stages in this context, in all threads, and write the table at its end.
+
+    Args:
+        stream: Where to; None measures nothing. After an error nothing is written.
+    """
+    if stream is None:
+        yield
+        return
     profile = Profile()
     _profiles.append(profile)
     try:
-        yield profile
+        yield
     finally:
         _profiles.remove(profile)
+    print(profile.table(), file=stream)

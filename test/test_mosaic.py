@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.mosaic import MOST_FACTOR, average, cut_squares
+from model.mosaic import MOST_FACTOR, average, average_to, cut_squares
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (300, 500, 3), dtype=np.uint8)
@@ -59,6 +59,41 @@ class TestAverage:
         part = PICTURE[10:90, 20:80]
         expected = part.reshape(40, 2, 30, 2, 3).mean(axis=(1, 3))
         assert np.abs(average(part, 2) - expected).max() <= 0.5
+
+
+class TestAverageTo:
+    @pytest.mark.parametrize(
+        ("side_px", "size_px"),
+        [(24.3, 23), (56.0, 37), (77.24, 32), (99.5, 24), (100.0, 33), (150.0, 10), (299.0, 7)],
+    )
+    def test_is_the_rounded_mean_of_the_pixels_whose_centres_a_cell_holds(
+        self, side_px: float, size_px: int
+    ) -> None:
+        part = PICTURE[: int(np.ceil(side_px)), : int(np.ceil(side_px))]
+        cell_of = ((np.arange(len(part)) + 0.5) * size_px / side_px).astype(int)
+        found = average_to(part, side_px, size_px)
+        assert found.shape == (size_px, size_px, 3)
+        for row in range(size_px):
+            for column in range(size_px):
+                cell = part[np.ix_(cell_of == row, cell_of == column)].reshape(-1, 3)
+                mean = (cell.sum(axis=0, dtype=int) + len(cell) // 2) // len(cell)
+                np.testing.assert_array_equal(found[row, column], mean)
+
+    @pytest.mark.parametrize("side_px", [33.7, 56.0, 77.24, 110.08])
+    def test_is_within_a_grey_level_of_pillows(self, side_px: float) -> None:
+        """Pillow rounds twice, once along each side."""
+        part = PICTURE[: int(np.ceil(side_px)), : int(np.ceil(side_px))]
+        kernel, box = Image.Resampling.BOX, (0, 0, side_px, side_px)
+        pillow = np.asarray(Image.fromarray(part).resize((32, 32), kernel, box=box)).astype(int)
+        difference = np.abs(average_to(part, side_px, 32) - pillow)
+        assert difference.max() <= 1
+        assert difference.mean() < 0.3
+
+    @pytest.mark.parametrize("value", [0, 255])
+    def test_keeps_the_brightest(self, value: int) -> None:
+        pixels = np.full((275, 275, 3), value, dtype=np.uint8)
+        for size_px in (9, 17, 200):  # cells of 31, 17 and 2 pixels a side
+            assert (average_to(pixels, 274.5, size_px) == value).all()
 
 
 class TestCutSquares:
