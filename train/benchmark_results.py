@@ -94,7 +94,7 @@ def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) 
             "(PathAI), on the same scale as those z-scores; no patch embeddings. Clinical: age, "
             "sex, stage as a number. A patient takes part who has all the modalities of the table.",
             "- Published test folds. Scaling, gene choice, principal components, penalties and "
-            "epochs come from the other folds alone; the test fold is touched once.",
+            "epochs come from the other folds alone; a run touches each test fold once.",
             "- The strength of each penalty is the one with the least Cox loss on "
             f"{INNER_FOLDS} inner folds. Forest: {Forest.trees} trees, one seed.",
             f"- Deep models: seeds {', '.join(map(str, config.seeds))}; AdamW, its rate among "
