@@ -20,7 +20,7 @@ PIECE = 4096
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, drawing 16 random bits an element on a CPU rather than a float.
+    """torch's dropout, drawing 8 or 16 random bits an element on a CPU rather than a float.
 
     There torch's own draw takes as long as the layer's matrix product. The probability is rounded
     to a multiple of 2⁻¹⁶, and what is kept is scaled by the rounded one.
@@ -53,12 +53,15 @@ class AlphaDropout(nn.AlphaDropout):
 def _draw_kept(input: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
     """Draw which elements are kept (1, else 0), in the input's shape and type; return p as rounded.
 
-    Numbers, not booleans: torch multiplies floats by these several times slower.
+    Numbers, not booleans: torch multiplies floats by these several times slower. A p that is a
+    number of 256ths (the usual 0.25 is) needs half the random bits.
     """
-    dropped = round(p * 2**16)
-    words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-    return torch.ge(bits, dropped - 2**15, out=torch.empty_like(input)), dropped / 2**16
+    bits, kind = (8, torch.int8) if (p * 2**8).is_integer() else (16, torch.int16)
+    dropped = round(p * 2**bits)
+    words = torch.empty(-(-input.numel() * bits // 64), dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.view(kind)[: input.numel()].view(input.shape)
+    kept = torch.ge(drawn, dropped - 2 ** (bits - 1), out=torch.empty_like(input))
+    return kept, dropped / 2**bits
 
 
 def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
