@@ -22,6 +22,12 @@ each_objective = pytest.mark.parametrize("name", OWN)
 each_of_gene_sets = pytest.mark.parametrize("name", ["ccl", "hsfsurv", "mmp", "motcat", "pibd"])
 
 
+@pytest.fixture(autouse=True)
+def _with_the_cosine_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give SurvPGC its objective, which is off unless asked for."""
+    monkeypatch.setitem(TOY_SETTINGS, "survpgc", TOY_SETTINGS["survpgc"] | {"beta": 0.3})
+
+
 def objective(fusion: Fusion) -> torch.Tensor:
     loss = fusion.auxiliary_loss(BATCH, LABELS)
     assert loss is not None

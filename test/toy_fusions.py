@@ -37,7 +37,7 @@ TOY_SETTINGS: dict[str, dict[str, Any]] = {
     "porpoise": {"slide_width": 8, "attention_width": 5, "width": 7, "gated": 4},
     "mcat": {"width": 8, "heads": 2, "dropout": 0.0},
     "survpath": {"width": 12, "attended": 12, "hidden": 12, "genes_dropout": 0.1},
-    "survpgc": {"width": 12, "attended": 12, "hidden": 12, "genes_dropout": 0.1, "beta": 0.3},
+    "survpgc": {"width": 12, "attended": 12, "hidden": 12, "genes_dropout": 0.1},
     "survq": {"patch_queries": 5, "gene_queries": 4, "hidden": 9, "width": 8},
     "mlp": {"widths": (9, 7)},
     "snn": {"widths": (9, 7)},
@@ -57,7 +57,7 @@ TOY_SETTINGS: dict[str, dict[str, Any]] = {
     "hsfsurv": {"width": 8, "heads": 2, "dropout": 0.0},
     "mome": {"width": 8, "heads": 2, "landmarks": 12, "rounds": 1},
     "transmil": {"width": 8, "heads": 2, "landmarks": 4},
-    "patchgcn": {"width": 6, "neighbours": 2, "attention_width": 5},
+    "patchgcn": {"width": 8, "neighbours": 2, "attention_width": 5, "dropout": 0.0},
     "hvtsurv": {"width": 8, "heads": 2, "window": 4, "attention_width": 5},
 }
 """Settings that keep a fusion small; one that is not named here is built as published."""
