@@ -112,7 +112,13 @@ def _values(
     record: Mapping[str, object], genes: Sequence[str], scale: Scale
 ) -> npt.NDArray[np.float64]:
     """Return the genes' values on the log scale (G,), NaN where missing or not finite."""
-    values = np.array([_number(record.get(gene)) for gene in genes])
+    found = [record.get(gene) for gene in genes]
+    try:
+        values = np.array(found, dtype=np.float64)  # nearly always; ten times as fast as one by one
+    except (TypeError, ValueError, OverflowError):
+        values = np.array([])
+    if values.shape != (len(genes),):
+        values = np.array([_number(value) for value in found])
     if scale == "linear":
         values = np.log1p(np.where(values < 0, np.nan, values))
     values[~np.isfinite(values)] = np.nan
