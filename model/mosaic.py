@@ -119,7 +119,7 @@ def cut_squares(
                 if place not in tiles:
                     tiles[place] = read_tile(column, row)
                 left, top = column * tile_px[0] - x, row * tile_px[1] - y
-                _copy_common(tiles[place], square, left, top)
+                copy_common(tiles[place], square, left, top)
                 needs[row, column] -= 1
                 if not needs[row, column]:
                     del tiles[place]
@@ -146,10 +146,8 @@ def _count_needs(firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> NDArray
     return needs
 
 
-def _copy_common(tile: Pixels, square: Pixels, left: int, top: int) -> None:
-    """Copy what a tile, which lies left, top of a square's corner, shows of the square."""
-    height_px, width_px = tile.shape[:2]
-    side_px = len(square)
-    right, bottom = min(left + width_px, side_px), min(top + height_px, side_px)
-    x, y = max(left, 0), max(top, 0)
-    square[y:bottom, x:right] = tile[y - top : bottom - top, x - left : right - left]
+def copy_common(tile: Pixels, region: Pixels, left: int, top: int) -> None:
+    """Copy what a tile, which lies left, top of a region's corner, shows of the region."""
+    x, right = max(left, 0), min(left + tile.shape[1], region.shape[1])
+    y, bottom = max(top, 0), min(top + tile.shape[0], region.shape[0])
+    region[y:bottom, x:right] = tile[y - top : bottom - top, x - left : right - left]

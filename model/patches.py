@@ -62,7 +62,7 @@ def plan_reading(slide: Slide, spec: PatchSpec) -> Reading:
 
     A level within MPP_TOLERANCE of the wanted size is taken as it is. So is one whose pixels come
     that near when a whole number of them is averaged: the patches of a scan are then the same
-    whether or not its file has that level, and no pixel is split between two.
+    whether or not its file has that level, and all of their pixels are means of as many.
 
     Raises:
         CaseError: The slide is coarser than the patches.

@@ -230,14 +230,15 @@ class Overview:
 
 
 def reduce_whole(
-    source: PixelSource, most_px: int, convert: Callable[[Pixels], Pixels]
+    source: PixelSource, most_px: int, read: Callable[[int, int, int, int, int], Pixels]
 ) -> Overview:
     """Average a whole level to at most `most_px` a side; memory is bounded by one block.
 
     Args:
         source: What to reduce. Its coarsest level with that many pixels is read.
         most_px: Longest side of the overview.
-        convert: From RGBA (h, w, 4) to what is averaged, (h, w, C) or (h, w).
+        read: From level, x, y, width and height, as of the source's `read`, to what is averaged,
+            (h, w, C) or (h, w).
 
     Raises:
         CaseError: The file is damaged.
@@ -253,7 +254,7 @@ def reduce_whole(
         row = []
         for x in range(0, width_px, block_px):
             block_width_px = _whole_cells(min(block_px, width_px - x), factor)
-            block = convert(source.read(level, x, y, block_width_px, block_height_px))
+            block = read(level, x, y, block_width_px, block_height_px)
             row.append(np.asarray(Image.fromarray(block).reduce(factor)))
         rows.append(np.concatenate(row, axis=1))
     full_width_px, full_height_px = source.level_sizes[0]

@@ -11,7 +11,7 @@ from PIL import ImageColor
 
 from model.errors import CaseError, Warn
 from model.jpeg_tiles import JpegLevel
-from model.mosaic import Pixels, average, cut_squares
+from model.mosaic import Pixels, average, copy_common, cut_squares
 from model.pixels import Overview, PixelSource, open_slide, reduce_whole, untiled_size
 
 MPP_RANGE = (0.1, 40.0)
@@ -143,11 +143,7 @@ class Slide:
         scratch = np.empty((height_px, width_px, 3), dtype=np.uint8) if early > 1 else None
 
         def read_tile(column: int, row: int) -> Pixels:
-            tile = tiles.read(column, row, scratch)
-            if tile is None:
-                left, top = column * width_px, row * height_px
-                rgba = self._source.read(level, left, top, width_px, height_px)
-                tile = self._on_background(rgba)
+            tile = self._read_tile(tiles, level, column, row, scratch)
             return average(tile, early)
 
         squares = cut_squares(
@@ -165,7 +161,38 @@ class Slide:
         Raises:
             CaseError: The file is damaged.
         """
-        return reduce_whole(self._source, most_px, self._on_background)
+        return reduce_whole(self._source, most_px, self._read_block)
+
+    def _read_block(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
+        """Read RGB (height_px, width_px, 3) at x, y of a level, from its tiles if it has them."""
+        tiles = self._source.tiles(level)
+        if tiles is None:
+            return self._on_background(self._source.read(level, x, y, width_px, height_px))
+        block = np.empty((height_px, width_px, 3), dtype=np.uint8)
+        right, bottom = min(x + width_px, tiles.width_px), min(y + height_px, tiles.height_px)
+        block[bottom - y :] = block[:, right - x :] = self._background
+        inside = block[: bottom - y, : right - x]
+        for row in range(y // tiles.tile_height_px, -(-bottom // tiles.tile_height_px)):
+            for column in range(x // tiles.tile_width_px, -(-right // tiles.tile_width_px)):
+                left, top = column * tiles.tile_width_px - x, row * tiles.tile_height_px - y
+                copy_common(self._read_tile(tiles, level, column, row), inside, left, top)
+        return block
+
+    def _read_tile(
+        self,
+        tiles: JpegLevel,
+        level: int,
+        column: int,
+        row: int,
+        scratch: Pixels | None = None,
+    ) -> Pixels:
+        """Read a tile of a level in RGB; OpenSlide tells what is there where the file has none."""
+        tile = tiles.read(column, row, scratch)
+        if tile is not None:
+            return tile
+        width_px, height_px = tiles.tile_width_px, tiles.tile_height_px
+        left, top = column * width_px, row * height_px
+        return self._on_background(self._source.read(level, left, top, width_px, height_px))
 
     def _on_background(self, rgba: Pixels) -> Pixels:
         """Lay RGBA (h, w, 4) over the slide's background, giving RGB (h, w, 3)."""

@@ -16,7 +16,10 @@ def tissue_pixels(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:
     The chroma (largest minus smallest channel) is smoothed and cut by Otsu's threshold. Chroma
     and not HSV saturation: the latter is a ratio, and noise in black pen or a dark edge.
     """
-    chroma = thumbnail.max(axis=2) - thumbnail.min(axis=2)
+    red, green, blue = (thumbnail[..., channel] for channel in range(3))
+    # Channel by channel, as reducing an axis of three takes ten times as long.
+    most = np.maximum(np.maximum(red, green), blue)
+    chroma = most - np.minimum(np.minimum(red, green), blue)
     smooth = box_blur(chroma, BLUR_RADIUS_PX)
     threshold = np.clip(otsu_threshold(smooth), LEAST_CHROMA, MOST_CHROMA)
     tissue: NDArray[np.bool_] = smooth > threshold

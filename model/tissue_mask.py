@@ -17,6 +17,7 @@ from model.tissue import tissue_pixels
 
 DETECTION_UM = 8.0
 OVERVIEW_RANGE_PX = (128, 2048)
+MASK_RANGE_PX = (512, 2048)
 SHAPE_TOLERANCE = 0.02
 
 
@@ -41,7 +42,10 @@ class TissueMask:
         """
         with closing(open_mask(path)) as source:
             width_px, height_px = source.level_sizes[0]
-            overview = reduce_whole(source, OVERVIEW_RANGE_PX[1], _mask_pixels)
+            most_px = _overview_px(slide, MASK_RANGE_PX)
+            overview = reduce_whole(
+                source, most_px, lambda *where: _mask_pixels(source.read(*where))
+            )
         along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
         wanted_px = slide.height_px / along_x
         if abs(wanted_px - height_px) > max(SHAPE_TOLERANCE * wanted_px, 1):
@@ -59,9 +63,7 @@ class TissueMask:
         Raises:
             CaseError: The slide is damaged.
         """
-        longest_um = max(slide.width_px, slide.height_px) * slide.mpp
-        most_px = int(np.clip(longest_um / DETECTION_UM, *OVERVIEW_RANGE_PX))
-        thumbnail = slide.thumbnail(most_px)
+        thumbnail = slide.thumbnail(_overview_px(slide, OVERVIEW_RANGE_PX))
         coverage = tissue_pixels(thumbnail.values).astype(np.float32)
         return cls(coverage=coverage, downsample=thumbnail.downsample)
 
@@ -128,6 +130,12 @@ def find_tissue(slide: Slide, mask_path: Path | None, *, warn: Warn) -> TissueMa
         warn(f"{mask_path}: no tissue in this mask; it is found by its colour instead")
         return TissueMask.detect(slide)
     return mask
+
+
+def _overview_px(slide: Slide, limits_px: tuple[int, int]) -> int:
+    """Return how many pixels along its longer side show where a slide's tissue is."""
+    longest_um = max(slide.width_px, slide.height_px) * slide.mpp
+    return int(np.clip(longest_um / DETECTION_UM, *limits_px))
 
 
 def _mask_pixels(rgba: Pixels) -> Pixels:

@@ -64,7 +64,7 @@ class TestAverage:
 class TestAverageTo:
     @pytest.mark.parametrize(
         ("side_px", "size_px"),
-        [(24.3, 23), (56.0, 37), (77.24, 32), (99.5, 24), (100.0, 33), (150.0, 10), (299.0, 7)],
+        [(24.3, 23), (56.0, 37), (77.24, 32), (99.6, 24), (100.0, 33), (150.0, 10), (299.0, 7)],
     )
     def test_is_the_rounded_mean_of_the_pixels_whose_centres_a_cell_holds(
         self, side_px: float, size_px: int

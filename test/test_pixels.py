@@ -42,12 +42,27 @@ class TestOverview:
         assert whole.values.shape == (100, 143, 3)  # cells of 7 pixels
         np.testing.assert_array_equal(blocks.values, whole.values)
 
+    @pytest.mark.parametrize("most_px", [150, 90, 1000])
+    @pytest.mark.parametrize("tile_px", [64, 256])
+    def test_tiles_show_what_openslide_shows(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_px: int, tile_px: int
+    ) -> None:
+        path = tmp_path / "slide.tif"
+        picture, _ = tissue_slide(1000, 700, seed=0)
+        write_pyramid(path, picture, 0.5, downsamples=(1, 4), tile_px=tile_px)
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            overview = slide.thumbnail(most_px)
+            assert slide._source.tiles(0) is not None
+            monkeypatch.setattr(TiledSource, "tiles", lambda *_: None)
+            expected = slide.thumbnail(most_px)
+        np.testing.assert_array_equal(overview.values, expected.values)
+
     def test_holes_without_tiles_are_no_tissue(self, tmp_path: Path) -> None:
         """OpenSlide hands out absent pixels as transparent, not as 0."""
         path = tmp_path / "mask.tif"
         write_mask_pyramid(path, np.ones((70, 50), dtype=bool), 4.0, downsamples=(1,), tile_px=64)
         source = TiledSource(path)
-        overview = reduce_whole(source, 10, _mask_pixels)
+        overview = reduce_whole(source, 10, lambda *where: _mask_pixels(source.read(*where)))
         source.close()
         assert overview.values.shape == (10, 8)  # cells of 7 pixels; 50 is 7 cells and a bit
         assert (overview.values[:, :7] == 255).all()

@@ -19,13 +19,13 @@ SETTINGS = {
 """As in the image, but for the one thread: CPU seconds of several depend on who else runs."""
 
 
-def start_again_with_settings() -> None:
+def start_again_with_settings(settings: Mapping[str, str] = SETTINGS) -> None:
     """Start the program anew in this process unless it has the settings, which are read but once.
 
     Only the first lines of a program can do so.
     """
-    if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | SETTINGS)
+    if any(os.environ.get(name) != value for name, value in settings.items()):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | settings)
 
 
 def cpu_seconds() -> float:

@@ -1,0 +1,33 @@
+"""TriSurv from slide to bag, in bfloat16 where the processor has it."""
+
+from pathlib import Path
+
+from protocol import Plan, Reader, run
+
+
+def load() -> Reader:
+    """Return the embedding of a slide."""
+    from model.process import prepare_process
+
+    prepare_process()
+    import torch
+
+    from model.case import Case, SlideFile
+    from model.encoder import ENCODERS, load_encoder
+    from model.patches import PatchSpec
+    from model.predictor import embed_case
+
+    spec = ENCODERS["efficientnet_lite0"].model_copy(update={"precision": "bfloat16"})
+    encoder = load_encoder(spec, weights_dirs=[], device=torch.device("cpu"))
+
+    def embed(path: Path, plan: Plan) -> int:
+        patches = PatchSpec(mpp=plan.mpp, size_px=plan.size_px, stride_px=plan.size_px)
+        case = Case("bench", slides=(SlideFile(path),))
+        bag = embed_case(case, encoder, patches, warn=print, progress=lambda done, total: None)
+        return 0 if bag is None else len(bag.embeddings)
+
+    return embed
+
+
+if __name__ == "__main__":
+    run("model", load)
