@@ -1,5 +1,6 @@
-"""TriSurv from slide to bag, in bfloat16 where the processor has it."""
+"""TriSurv from slide to bag, in float32, or in the precision that TRISURV_BENCH_PRECISION names."""
 
+import os
 from pathlib import Path
 
 from protocol import Plan, Reader, run
@@ -17,7 +18,8 @@ def load() -> Reader:
     from model.patches import PatchSpec
     from model.predictor import embed_case
 
-    spec = ENCODERS["efficientnet_lite0"].model_copy(update={"precision": "bfloat16"})
+    precision = os.environ.get("TRISURV_BENCH_PRECISION", "float32")
+    spec = ENCODERS["efficientnet_lite0"].model_copy(update={"precision": precision})
     encoder = load_encoder(spec, weights_dirs=[], device=torch.device("cpu"))
 
     def embed(path: Path, plan: Plan) -> int:
