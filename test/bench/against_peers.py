@@ -5,8 +5,8 @@ others are given our grid. The last table is from slide to bag with the same net
 trained weights for the plain way, which changes no time. Every run is a process of its own, after
 its imports; a peer is run by the first of the Pythons that has it, and skipped where none does.
 
-Run as `PYTHONPATH=. python test/bench/against_peers.py [OTHER_PYTHON ...]`, for bags in bfloat16 with
-TRISURV_BENCH_PRECISION=bfloat16.
+Run as `PYTHONPATH=. python test/bench/against_peers.py [OTHER_PYTHON ...]`; for our bags in
+bfloat16, with TRISURV_BENCH_PRECISION=bfloat16.
 """
 
 import json
