@@ -35,7 +35,7 @@ TOY_SETTINGS: dict[str, dict[str, Any]] = {
         "dropout": 0.05,
     },
     "porpoise": {"slide_width": 8, "attention_width": 5, "width": 7, "gated": 4},
-    "mcat": {"width": 8, "heads": 2, "dropout": 0.0},
+    "mcat": {"width": 16, "heads": 2, "dropout": 0.0},
     "survpath": {"width": 12, "attended": 12, "hidden": 12, "genes_dropout": 0.1},
     "survpgc": {"width": 12, "attended": 12, "hidden": 12, "genes_dropout": 0.1},
     "survq": {"patch_queries": 5, "gene_queries": 4, "hidden": 9, "width": 8},

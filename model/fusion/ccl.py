@@ -13,7 +13,7 @@ from model.fusion.base import Fusion, Labels
 from model.fusion.layers import StandIns, snn
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_prototypes import fit_prototypes, k_means
-from model.fusion.layers_tokens import ClinicalVector, GeneSetTokens, TokensConfig
+from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
 
 MOST_ROUNDS = 30
 
@@ -128,11 +128,7 @@ class Ccl(Fusion):
         self.of_slide, self.of_genes = (
             nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()) for _ in range(2)
         )
-        self.clinical = (
-            ClinicalVector(config, dims, width, config.dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, width, config.dropout)
         self.summary = nn.Parameter(torch.randn(width))
         self.layers = nn.ModuleList(
             NystromLayer(

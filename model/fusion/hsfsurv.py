@@ -9,7 +9,7 @@ from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
 from model.fusion.layers import Dropout, mlp
 from model.fusion.layers_sets import GatedPool, SetEncoder
-from model.fusion.layers_tokens import ClinicalVector, GeneSetTokens, PatchTokens, TokensConfig
+from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
 
 PARTS = 4
 """Agreement of the patches and of the gene sets, and what is left of each."""
@@ -84,11 +84,7 @@ class Hsfsurv(Fusion):
         self.encoders = nn.ModuleList(
             SetEncoder(width, config.heads, dropout) for _ in range(PARTS)
         )
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, width, dropout)
         vectors = PARTS if self.clinical is None else PARTS + 1
         self.fused = mlp((vectors * width, width, width), 0.0)
         self.head = nn.Linear(width, dims.outputs)

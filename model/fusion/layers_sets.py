@@ -1,9 +1,20 @@
 """A vector from a few tokens: they attend to each other, then they are pooled."""
 
+from abc import abstractmethod
+
 import torch
+from pydantic import Field
 from torch import nn
 
-from model.fusion.layers import Dropout
+from model.batch import Batch, Dims
+from model.fusion.base import Fusion
+from model.fusion.layers import Dropout, mlp
+from model.fusion.layers_tokens import (
+    GeneSetTokens,
+    PatchTokens,
+    TokensConfig,
+    clinical_vector,
+)
 
 
 class GatedPool(nn.Module):
@@ -49,3 +60,45 @@ class SetEncoder(nn.Module):
         """Return a vector (B, width) of tokens (B, N, width)."""
         vector: torch.Tensor = self.out(self.pool(self.transformer(tokens)))
         return vector
+
+
+class TwoSetsConfig(TokensConfig):
+    """Widths of MCAT's family; `heads` is of the two transformers."""
+
+    width: int = Field(default=256, gt=0)
+    heads: int = Field(default=8, gt=0)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+
+
+class TwoSets(Fusion):
+    """logits = Linear(MLP([encode(see(G, X)) ‖ encode(G)])): gene sets, and what they see.
+
+    The clinical record may join as a third vector.
+    """
+
+    def __init__(self, config: TwoSetsConfig, dims: Dims) -> None:
+        super().__init__(config, dims)
+        width, dropout = config.width, config.dropout
+        project = nn.Sequential(nn.Linear(dims.embedding, width), nn.ReLU(), Dropout(dropout))
+        self.patches = PatchTokens(config, project, width)
+        self.genes = GeneSetTokens(config, dims, width, dropout)
+        self.encode_slide = SetEncoder(width, config.heads, dropout)
+        self.encode_genes = SetEncoder(width, config.heads, dropout)
+        self.clinical = clinical_vector(config, dims, width, dropout)
+        vectors = 2 if self.clinical is None else 3
+        self.fused = mlp((vectors * width, width, width), 0.0)
+        self.head = nn.Linear(width, dims.outputs)
+
+    @abstractmethod
+    def see(self, genes: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return what each gene set sees (B, P, width) of patches (B, N, width) under a mask."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return logits (B, T)."""
+        patches, mask = self.patches(batch)  # (B, N, width), (B, N)
+        genes = self.genes(batch)  # (B, P, width)
+        vectors = [self.encode_slide(self.see(genes, patches, mask)), self.encode_genes(genes)]
+        if self.clinical is not None:
+            vectors.append(self.clinical(batch))
+        logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
+        return logits

@@ -10,7 +10,7 @@ from torch.nn.functional import elu, embedding_bag, scaled_dot_product_attention
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import AlphaDropout, StandIns, snn
+from model.fusion.layers import AlphaDropout, Dropout, StandIns, snn
 
 QUERIES_AT_ONCE = 64
 """Of attention weights, which need memory for each pair; attention itself does not."""
@@ -147,6 +147,13 @@ class ClinicalVector(nn.Module):
         return vector
 
 
+def clinical_vector(
+    config: FusionConfig, dims: Dims, width: int, dropout: float
+) -> ClinicalVector | None:
+    """Return the clinical record's vector, None where the model does not use the record."""
+    return ClinicalVector(config, dims, width, dropout) if "clinical" in config.modalities else None
+
+
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -234,6 +241,18 @@ class HubAttention(nn.Module):
         paid = self.attention.weights(groups, among, _with_groups(mask, groups))
         paid = paid[:, groups.shape[1] :]  # (B, N)
         return paid / paid.sum(dim=1, keepdim=True).clamp(min=torch.finfo(paid.dtype).tiny)
+
+
+def hub_feed_forward(width: int, dropout: float) -> nn.Sequential:
+    """Build what follows a `HubAttention`: LN(W_2 GELU(W_1 LN(t))), without a residual."""
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, width),
+        nn.GELU(),
+        Dropout(dropout),
+        nn.Linear(width, width),
+        nn.LayerNorm(width),
+    )
 
 
 def _with_groups(mask: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -1,31 +1,18 @@
 """MCAT: gene sets attend to patches; what they see and what they are is encoded as two sets."""
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from model.batch import Batch, Dims
-from model.fusion.base import Fusion
-from model.fusion.layers import Dropout, mlp
-from model.fusion.layers_sets import SetEncoder
-from model.fusion.layers_tokens import (
-    ClinicalVector,
-    CrossAttention,
-    GeneSetTokens,
-    PatchTokens,
-    TokensConfig,
-)
+from model.fusion.layers_sets import TwoSets, TwoSetsConfig
+from model.fusion.layers_tokens import CrossAttention
 
 
-class McatConfig(TokensConfig):
-    """Widths as published; `heads` is of the two transformers, the co-attention has one."""
-
-    width: int = Field(default=256, gt=0)
-    heads: int = Field(default=8, gt=0)
-    dropout: float = Field(default=0.25, ge=0, lt=1)
+class McatConfig(TwoSetsConfig):
+    """Widths as published; the co-attention has one head."""
 
 
-class Mcat(Fusion):
+class Mcat(TwoSets):
     """logits = Linear(MLP([encode(W A(G, X) + b) ‖ encode(G)])), A = the genes' cross-attention.
 
     G are the gene sets' tokens, X = ReLU(W x + b) the patches'. `encode` is a transformer over the
@@ -44,33 +31,13 @@ class Mcat(Fusion):
 
     def __init__(self, config: McatConfig, dims: Dims) -> None:
         super().__init__(config, dims)
-        width, dropout = config.width, config.dropout
-        project = nn.Sequential(nn.Linear(dims.embedding, width), nn.ReLU(), Dropout(dropout))
-        self.patches = PatchTokens(config, project, width)
-        self.genes = GeneSetTokens(config, dims, width, dropout)
-        self.co_attention = CrossAttention(width, width)
-        self.co_attended = nn.Linear(width, width)
-        self.encode_slide = SetEncoder(width, config.heads, dropout)
-        self.encode_genes = SetEncoder(width, config.heads, dropout)
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
-        vectors = 2 if self.clinical is None else 3
-        self.fused = mlp((vectors * width, width, width), 0.0)
-        self.head = nn.Linear(width, dims.outputs)
+        self.co_attention = CrossAttention(config.width, config.width)
+        self.co_attended = nn.Linear(config.width, config.width)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return logits (B, T)."""
-        patches, mask = self.patches(batch)  # (B, N, width), (B, N)
-        genes = self.genes(batch)  # (B, P, width)
-        seen = self.co_attended(self.co_attention(genes, patches, mask))  # (B, P, width)
-        vectors = [self.encode_slide(seen), self.encode_genes(genes)]
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
-        logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
-        return logits
+    def see(self, genes: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return what the gene sets attend to (B, P, width)."""
+        seen: torch.Tensor = self.co_attended(self.co_attention(genes, patches, mask))
+        return seen
 
     def attention(self, batch: Batch) -> torch.Tensor:
         """Return the weight of each patch (B, N), the mean over the gene sets."""

@@ -12,11 +12,11 @@ from model.fusion.base import Fusion
 from model.fusion.layers import Dropout
 from model.fusion.layers_prototypes import Mixture, fit_mixture, fit_prototypes
 from model.fusion.layers_tokens import (
-    ClinicalVector,
     CrossAttention,
     GeneSetTokens,
     TokensConfig,
     attention_weights,
+    clinical_vector,
 )
 
 
@@ -112,11 +112,7 @@ class Mmp(Fusion):
             count + sets if config.own_layers else 1, attended, config.dropout
         )
         self.norm_out = nn.LayerNorm(attended)
-        self.clinical = (
-            ClinicalVector(config, dims, attended, config.dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, attended, config.dropout)
         vectors = 2 if self.clinical is None else 3
         self.head = nn.Linear(vectors * attended, dims.outputs, bias=False)
 

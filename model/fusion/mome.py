@@ -14,10 +14,10 @@ from model.fusion.layers_experts import EXPERTS, ExpertLayer, Router, Tokens, al
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_spatial import reading_order
 from model.fusion.layers_tokens import (
-    ClinicalVector,
     GeneSetTokens,
     PatchTokens,
     TokensConfig,
+    clinical_vector,
 )
 
 MEMORY = 0.99
@@ -86,11 +86,7 @@ class Mome(Fusion):
         project = nn.Sequential(nn.Linear(dims.embedding, width), nn.ReLU(), Dropout(dropout))
         self.patches = PatchTokens(config, project, width)
         self.genes = GeneSetTokens(config, dims, width, dropout)
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, width, dropout)
 
         def attention(norm: nn.Module) -> NystromLayer:
             dropped = config.attention_dropout

@@ -3,16 +3,12 @@
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from model.batch import Batch, Dims
-from model.fusion.base import Fusion
-from model.fusion.layers import Dropout, mlp
-from model.fusion.layers_sets import SetEncoder
-from model.fusion.layers_tokens import ClinicalVector, GeneSetTokens, PatchTokens, TokensConfig
+from model.fusion.layers_sets import TwoSets, TwoSetsConfig
 
 
-class MotcatConfig(TokensConfig):
+class MotcatConfig(TwoSetsConfig):
     """Widths as published.
 
     Attributes:
@@ -22,15 +18,12 @@ class MotcatConfig(TokensConfig):
             authors' code they do not, which leaves H' some twelve times too small.
     """
 
-    width: int = Field(default=256, gt=0)
-    heads: int = Field(default=8, gt=0)
     entropy: float = Field(default=0.1, gt=0)
     mass: float = Field(default=0.5, gt=0)
     normalise: bool = True
-    dropout: float = Field(default=0.25, ge=0, lt=1)
 
 
-class Motcat(Fusion):
+class Motcat(TwoSets):
     """logits = Linear(MLP([encode(H') ‖ encode(G)])), where H' = A H.
 
     H are the patches' tokens, G the gene sets', A (P, N) the unbalanced optimal transport plan
@@ -54,32 +47,11 @@ class Motcat(Fusion):
 
     def __init__(self, config: MotcatConfig, dims: Dims) -> None:
         super().__init__(config, dims)
-        width, dropout = config.width, config.dropout
         self.transport = config
-        project = nn.Sequential(nn.Linear(dims.embedding, width), nn.ReLU(), Dropout(dropout))
-        self.patches = PatchTokens(config, project, width)
-        self.genes = GeneSetTokens(config, dims, width, dropout)
-        self.encode_slide = SetEncoder(width, config.heads, dropout)
-        self.encode_genes = SetEncoder(width, config.heads, dropout)
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
-        vectors = 2 if self.clinical is None else 3
-        self.fused = mlp((vectors * width, width, width), 0.0)
-        self.head = nn.Linear(width, dims.outputs)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return logits (B, T)."""
-        patches, mask = self.patches(batch)  # (B, N, width), (B, N)
-        genes = self.genes(batch)  # (B, P, width)
-        carried = self._plans(patches, mask, genes) @ patches  # (B, P, width)
-        vectors = [self.encode_slide(carried), self.encode_genes(genes)]
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
-        logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
-        return logits
+    def see(self, genes: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return what the plan carries to the gene sets (B, P, width)."""
+        return self._plans(patches, mask, genes) @ patches
 
     def attention(self, batch: Batch) -> torch.Tensor:
         """Return the weight of each patch (B, N): its share of what the gene sets receive."""

@@ -12,10 +12,10 @@ from model.fusion.base import Fusion, Labels
 from model.fusion.layers import mlp
 from model.fusion.layers_bottleneck import Bottleneck, Club, Picked
 from model.fusion.layers_tokens import (
-    ClinicalVector,
     GeneSetTokens,
     PatchTokens,
     TokensConfig,
+    clinical_vector,
     masked_mean,
 )
 
@@ -136,11 +136,7 @@ class Pibd(Fusion):
         self.hazards = nn.Linear(width, config.bins)
         self.disentangle = Disentangler(width, config.heads, dropout)
         self.shared = nn.ModuleList(Club(width) for _ in range(3))
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, width, dropout)
         vectors = 3 if self.clinical is None else 4
         self.fused = mlp((vectors * width, width), dropout)
         self.head = nn.Linear(width, dims.outputs)

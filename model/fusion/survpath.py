@@ -6,13 +6,13 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout
 from model.fusion.layers_tokens import (
-    ClinicalVector,
     GeneSetTokens,
     HubAttention,
     PatchTokens,
     TokensConfig,
+    clinical_vector,
+    hub_feed_forward,
     masked_mean,
 )
 
@@ -56,19 +56,8 @@ class Survpath(Fusion):
         self.genes = GeneSetTokens(config, dims, width, config.genes_dropout)
         self.patches = PatchTokens(config, nn.Linear(dims.embedding, width), width)
         self.hub = HubAttention(width, attended)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(attended),
-            nn.Linear(attended, attended),
-            nn.GELU(),
-            Dropout(config.dropout),
-            nn.Linear(attended, attended),
-            nn.LayerNorm(attended),
-        )
-        self.clinical = (
-            ClinicalVector(config, dims, attended, config.genes_dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.feed_forward = hub_feed_forward(attended, config.dropout)
+        self.clinical = clinical_vector(config, dims, attended, config.genes_dropout)
         self.head = nn.Sequential(
             nn.Linear((2 if self.clinical is None else 3) * attended, config.hidden),
             nn.ReLU(),

@@ -8,8 +8,13 @@ from torch.nn.functional import cosine_similarity
 from model.batch import Batch, Dims
 from model.errors import ConfigError
 from model.fusion.base import Fusion, FusionConfig, Labels
-from model.fusion.layers import Dropout
-from model.fusion.layers_tokens import GeneSetTokens, HubAttention, PatchTokens, masked_mean
+from model.fusion.layers_tokens import (
+    GeneSetTokens,
+    HubAttention,
+    PatchTokens,
+    hub_feed_forward,
+    masked_mean,
+)
 
 
 class SurvpgcConfig(FusionConfig):
@@ -77,14 +82,7 @@ class Survpgc(Fusion):
         if "clinical" in config.modalities:
             self.tokens["clinical"] = SentenceTokens(config, dims, width)
         self.hubs = nn.ModuleDict({name: HubAttention(width, attended) for name in self.tokens})
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(attended),
-            nn.Linear(attended, attended),
-            nn.GELU(),
-            Dropout(config.dropout),
-            nn.Linear(attended, attended),
-            nn.LayerNorm(attended),
-        )
+        self.feed_forward = hub_feed_forward(attended, config.dropout)
         self.head = nn.Sequential(
             nn.Linear(2 * len(self.hubs) * attended, config.hidden),
             nn.ReLU(),

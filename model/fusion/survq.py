@@ -10,11 +10,11 @@ from model.batch import Batch, Dims
 from model.fusion.base import Fusion
 from model.fusion.layers import Dropout
 from model.fusion.layers_tokens import (
-    ClinicalVector,
     CrossAttention,
     GeneSetTokens,
     PatchTokens,
     TokensConfig,
+    clinical_vector,
 )
 
 INITIAL_SD = 0.02
@@ -103,11 +103,7 @@ class Survq(Fusion):
         learned = config.queries == "learned"
         self.ask_patches = Queries(config.patch_queries, width, learned=learned)
         self.ask_genes = Queries(config.gene_queries, width, learned=learned)
-        self.clinical = (
-            ClinicalVector(config, dims, width, dropout)
-            if "clinical" in config.modalities
-            else None
-        )
+        self.clinical = clinical_vector(config, dims, width, dropout)
         self.mix = CrossAttention(width, width)
         self.head = nn.Linear(width, dims.outputs)
 
