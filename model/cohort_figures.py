@@ -20,7 +20,7 @@ INK, GRID = "#222222", "#DDDDDD"
 SIZE_IN = (4.8, 3.3)
 TIME_BINS, DECILES = 24, 10
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -40,7 +40,7 @@ def times_figure(risk: Array, mapping: TimeMapping, unit: Unit) -> str:
     here, training = mapping.time(risk), mapping.time(mapping.risks)
     together = np.concatenate([here, training])
     edges = np.linspace(together.min(), max(together.max(), together.min() + 1e-9), TIME_BINS + 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _start()
         _draw_shares(axes, here, edges, "these patients", filled=True)
         _draw_shares(axes, training, edges, "training patients", filled=False)
@@ -52,7 +52,7 @@ def times_figure(risk: Array, mapping: TimeMapping, unit: Unit) -> str:
 def percentiles_figure(percentile: Array) -> str:
     """Draw how many patients (n,) fall into each tenth of the training risks."""
     edges = np.linspace(0, 100, DECILES + 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _start()
         _draw_shares(axes, percentile, edges, "these patients", filled=True)
         axes.axhline(
@@ -69,7 +69,7 @@ def percentiles_figure(percentile: Array) -> str:
 def curves_figure(groups: dict[str, Array], mapping: TimeMapping, unit: Unit) -> str:
     """Draw the mean predicted survival of each risk group's risks (n,) over the training curve."""
     times = np.linspace(0, mapping.tau, 200)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _start()
         for name, colour in GROUPS.items():
             risk = groups[name]
@@ -114,10 +114,24 @@ def _draw_shares(axes: Axes, values: Array, edges: Array, label: str, *, filled:
 
 
 def _finish(figure: Figure, axes: Axes) -> str:
-    """Put the legend where no curve can be, and return the figure as an SVG element."""
+    legend_above(axes)
+    return to_svg(figure)
+
+
+def legend_above(axes: Axes, columns: int = 1) -> None:
+    """Put the legend where no curve can be."""
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize=9
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        frameon=False,
+        fontsize=9,
+        ncols=columns,
     )
+
+
+def to_svg(figure: Figure) -> str:
+    """Return the figure as an SVG element, without what a file of its own would need."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

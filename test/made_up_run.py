@@ -9,7 +9,7 @@ from model.case import Case, Record, SlideFile
 from model.encoder import ENCODERS
 from model.interface import ClinicalSchema, Interface, Output
 from model.patches import PatchSpec
-from train.cohort import LabelledCase
+from train.cohort import LabelledCase, outcomes
 from train.config import CohortConfig, FoldsConfig, TrainConfig
 from train.crossval import FoldResult, Run
 from train.dataset import Bags
@@ -103,3 +103,10 @@ def _losses(draw, epochs=30):
 
 def _ignore(_text):
     pass
+
+
+def make_risks():
+    """Return outcome, risk with some noise, and five folds."""
+    cases, log_hazard = make_cases()
+    risk = log_hazard + np.random.default_rng(9).normal(size=len(cases))
+    return outcomes(cases), risk, deal(len(cases), 5)

@@ -2,31 +2,17 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from made_up_cohort import make_results, make_run
 from PIL import Image
 from small_bundles import build_bundle
 
 from model.cohort_report import write_cohort_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",
-)
 # A frame as wide as a phone or a screen uses the page inside it, and reports what it shows.
 FRAME = """<!DOCTYPE html>
 <iframe src="report.html" style="width:%dpx;height:900px;border:0"></iframe>
@@ -57,12 +43,6 @@ FRAME = """<!DOCTYPE html>
     by_message: search("AGE:"),
     nothing: search("no such case")});
 }</script>"""
-
-
-def browse(folder: Path, *flags: str) -> str:
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.slow

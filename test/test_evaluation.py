@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from made_up_run import deal, make_cases
+from made_up_run import make_risks
+from synthetic import no_warning
 
-from train.cohort import outcomes
 from train.estimate import Estimate, Outcome, Unavailable, difference
 from train.evaluation import evaluate_parts, evaluate_risks, follow_up_end
 from train.forecast import cross_fit
@@ -23,22 +23,15 @@ from train.metrics import (
 )
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def cohort():
-    """Return outcome, risk with some noise, and five folds."""
-    cases, log_hazard = make_cases()
-    risk = log_hazard + np.random.default_rng(9).normal(size=len(cases))
-    return outcomes(cases), risk, deal(len(cases), 5)
+    return make_risks()
 
 
 @pytest.fixture(scope="module")
 def forecast(cohort):
     outcome, risk, tests = cohort
-    return cross_fit("rmst", risk, outcome, tests, warn=silent)
+    return cross_fit("rmst", risk, outcome, tests, warn=no_warning)
 
 
 def by_name(rows):
@@ -89,7 +82,7 @@ def test_all_are_there_with_intervals_but_p_values(cohort, forecast):
 def test_years_are_months_over_twelve(cohort, forecast):
     outcome, risk, tests = cohort
     years = replace(outcome, time=outcome.time / 12)
-    mapped = cross_fit("rmst", risk, years, tests, warn=silent)
+    mapped = cross_fit("rmst", risk, years, tests, warn=no_warning)
     in_years = by_name(evaluate_risks(risk, years, mapped, unit="years", resamples=0))
     in_months = by_name(evaluate_risks(risk, outcome, forecast, unit="months", resamples=0))
     assert in_years["auc_36_months"].title == "AUC at 3 years"

@@ -6,11 +6,11 @@ import lifelines
 import numpy as np
 import pytest
 from lifelines.utils import restricted_mean_survival_time
-from made_up_run import deal, make_cases
+from made_up_run import make_risks
+from synthetic import no_warning
 
 from model.errors import ConfigError
 from train.calibrate import fit_mapping
-from train.cohort import outcomes
 from train.estimate import NotComputableError, Outcome
 from train.forecast import calibration, calibration_time, cross_fit, forecast_with
 from train.metrics import (
@@ -19,22 +19,15 @@ from train.metrics import (
 )
 
 
-def silent(_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def cohort():
-    """Return outcome, risk with some noise, and five folds."""
-    cases, log_hazard = make_cases()
-    risk = log_hazard + np.random.default_rng(9).normal(size=len(cases))
-    return outcomes(cases), risk, deal(len(cases), 5)
+    return make_risks()
 
 
 @pytest.fixture(scope="module")
 def forecast(cohort):
     outcome, risk, tests = cohort
-    return cross_fit("rmst", risk, outcome, tests, warn=silent)
+    return cross_fit("rmst", risk, outcome, tests, warn=no_warning)
 
 
 def test_each_fold_is_mapped_by_what_was_fitted_on_the_others(cohort, forecast):
@@ -43,7 +36,11 @@ def test_each_fold_is_mapped_by_what_was_fitted_on_the_others(cohort, forecast):
     for test in tests:
         rest = np.setdiff1d(np.arange(len(risk)), test)
         mapping = fit_mapping(
-            "rmst", event=outcome.event[rest], time=outcome.time[rest], risk=risk[rest], warn=silent
+            "rmst",
+            event=outcome.event[rest],
+            time=outcome.time[rest],
+            risk=risk[rest],
+            warn=no_warning,
         )
         own = risk[test]
         assert forecast.time[test] == pytest.approx(mapping.time(own), abs=1e-12)
@@ -62,7 +59,7 @@ def test_a_patients_outcome_does_not_touch_their_own_forecast(cohort, forecast):
     changed = Outcome(event=outcome.event.copy(), time=outcome.time.copy())
     changed.event[tests[2]] = ~outcome.event[tests[2]]
     changed.time[tests[2]] = 1.0
-    again = cross_fit("rmst", risk, changed, tests, warn=silent)
+    again = cross_fit("rmst", risk, changed, tests, warn=no_warning)
     assert again.time[tests[2]].tolist() == forecast.time[tests[2]].tolist()
     assert again.time[tests[0]].tolist() != forecast.time[tests[0]].tolist()
 
@@ -80,7 +77,7 @@ def test_too_few_other_cases_have_no_forecast(cohort):
     with pytest.raises(
         NotComputableError, match="without fold 1: calibration: expected at least 10"
     ):
-        cross_fit("rmst", risk[rows], outcome.take(rows), tests, warn=silent)
+        cross_fit("rmst", risk[rows], outcome.take(rows), tests, warn=no_warning)
 
 
 def test_a_warning_names_the_fold_that_was_left_out(cohort):
@@ -95,7 +92,7 @@ def test_folds_must_hold_everyone_once(cohort):
     outcome, risk, tests = cohort
     for wrong in (tests[:4], [*tests, tests[0]]):
         with pytest.raises(ConfigError, match="each patient in the test cases of one fold"):
-            cross_fit("rmst", risk, outcome, wrong, warn=silent)
+            cross_fit("rmst", risk, outcome, wrong, warn=no_warning)
 
 
 # ---------------------------------------------------------------- calibration
@@ -107,7 +104,9 @@ def test_true_curves_are_calibrated_and_reversed_ones_are_not():
     late = draw.exponential(np.exp(-risk)) * 40
     end = draw.uniform(20, 100, len(risk))
     outcome = Outcome(event=late <= end, time=np.minimum(late, end))
-    mapping = fit_mapping("rmst", event=outcome.event, time=outcome.time, risk=risk, warn=silent)
+    mapping = fit_mapping(
+        "rmst", event=outcome.event, time=outcome.time, risk=risk, warn=no_warning
+    )
     points = calibration(forecast_with(mapping, risk), outcome, 36.0)
     assert [point.n for point in points] == [240] * 5
     assert np.diff([point.predicted for point in points]).min() > 0

@@ -2,13 +2,12 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from made_up_run import make_cases, make_interface, make_results, make_run
 from PIL import Image
 from toy_bundles import make_bundle
@@ -205,19 +204,6 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
 
 # ---------------------------------------------------------------- looked at
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",
-)
 # A frame as wide as a phone or a screen reports on the page inside it.
 FRAME = """<!DOCTYPE html>
 <iframe src="report.html" style="width:%dpx;height:900px;border:0"></iframe>
@@ -230,11 +216,6 @@ FRAME = """<!DOCTYPE html>
     loaded: inside.performance.getEntriesByType("resource").length,
     figures: [...page.querySelectorAll("svg")].map(wide)});
 }</script>"""
-
-
-def browse(folder, *flags):
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.slow

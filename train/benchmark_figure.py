@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from model.cohort_figures import GRID, INK, STYLE
 from train.benchmark_config import title
 from train.benchmark_scores import Line, Scores
-from train.figures import GRID, INK, STYLE
 
 COLOURS = {True: "#777777", False: "#0072B2"}
 COLUMNS = 3

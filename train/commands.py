@@ -19,7 +19,7 @@ from model.bundle import Bundle
 from model.errors import ConfigError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
-from model.interface import read_interface
+from model.interface import Interface, read_interface
 from model.predictor import Predictor, Progress
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
@@ -46,6 +46,15 @@ INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 LINE_SECONDS = 10.0
 
 
+def _read_run(
+    path: Path, overrides: Sequence[str]
+) -> tuple[TrainConfig, Interface, list[LabelledCase]]:
+    """Read a run's config, and the interface and cases that it names."""
+    config = read_config(path, overrides)
+    interface = read_interface(config.cohort.interface, [INTERFACES])
+    return config, interface, read_cohort(config.cohort, interface, warn=warn)
+
+
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
     """Make a simulated cohort."""
     config = validate(SimulateConfig, {}, overrides, source="simulate")
@@ -55,9 +64,7 @@ def simulate(directory: Path, overrides: Sequence[str]) -> None:
 
 def embed(path: Path, overrides: Sequence[str]) -> None:
     """Embed the slides of a config's cohort."""
-    config = read_config(path, overrides)
-    interface = read_interface(config.cohort.interface, [INTERFACES])
-    cases = read_cohort(config.cohort, interface, warn=warn)
+    config, _, cases = _read_run(path, overrides)
     with ranks.process_group():
         make_bags(config, cases, warn=_once(), progress=_progress("cases embedded"))
 
@@ -68,9 +75,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     Under `torchrun` the processes share slides and folds; the first one does the rest.
     """
     started = time.monotonic()
-    config = read_config(path, overrides)
-    interface = read_interface(config.cohort.interface, [INTERFACES])
-    cases = read_cohort(config.cohort, interface, warn=warn)
+    config, interface, cases = _read_run(path, overrides)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -166,14 +171,12 @@ def evaluate(
 
 def information(path: Path, overrides: Sequence[str]) -> None:
     """Say how much of the patches and gene sets the queries of a run's SurvQ keep."""
-    config = read_config(path, overrides)
-    interface = read_interface(config.cohort.interface, [INTERFACES])
+    config, _, cases = _read_run(path, overrides)
     target = config.output / "bundle.safetensors"
     bundle = Bundle.load(target)
     if bundle.manifest.encoder is None or bundle.manifest.patches is None:
         raise ConfigError(f"{target}: expected a fusion of slides, found {bundle.manifest.fusion}")
     bags = Bags(config.cohort.bag_dir, bundle.manifest.encoder, bundle.manifest.patches)
-    cases = read_cohort(config.cohort, interface, warn=warn)
     for number, member in enumerate(bundle.members, start=1):
         if not isinstance(member.fusion, Survq):
             raise ConfigError(f"{target}: expected survq, found {bundle.manifest.fusion}")

@@ -1,9 +1,6 @@
 """The figures of a report, each an SVG that stands on its own in the page."""
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from model.cohort_figures import GRID, STYLE, legend_above, to_svg
 from model.interface import MONTHS_PER, Unit
 from train.crossval import FoldResult
 from train.estimate import Estimate, Index, Outcome
@@ -21,22 +19,8 @@ from train.forecast import CalibrationPoint
 # Okabe and Ito's colours, which colour-blind readers tell apart: low to high risk.
 GROUP_COLOURS = {2: ("#0072B2", "#D55E00"), 3: ("#0072B2", "#E69F00", "#D55E00")}
 GROUP_NAMES = {2: ("low risk", "high risk"), 3: ("low risk", "middle", "high risk")}
-INK, GRID, MODEL = "#222222", "#DDDDDD", "#0072B2"
+MODEL = "#0072B2"
 WIDTH_IN = 4.8
-
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "path",  # the page looks the same without our fonts
-    "svg.hashsalt": "trisurv",  # equal figures are equal bytes
-}
 
 
 def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
@@ -61,14 +45,14 @@ def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
         curves.grid(axis="y", color=GRID, linewidth=0.6)
         curves.tick_params(labelbottom=True)
         curves.set_xlabel(unit)
-        _legend_above(curves)
+        legend_above(curves)
         table.set(ylim=(n_groups - 0.4, -0.6))
         table.set_yticks(range(n_groups), GROUP_NAMES[n_groups], fontsize=9)
         table.set_title("number at risk", loc="left", fontsize=9)
         table.tick_params(length=0, labelbottom=False)
         table.tick_params(axis="y", pad=16)  # clear of the numbers at time 0
         table.spines[:].set_visible(False)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit) -> str:
@@ -99,8 +83,8 @@ def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit
             aspect="equal",
         )
         axes.grid(color=GRID, linewidth=0.6)
-        _legend_above(axes)
-        return _svg(figure)
+        legend_above(axes)
+        return to_svg(figure)
 
 
 def learning_figure(results: Sequence[FoldResult]) -> str:
@@ -123,8 +107,8 @@ def learning_figure(results: Sequence[FoldResult]) -> str:
         if validated:
             panels[1].set_ylabel("validation loss")
         if len(results) <= 6:
-            _legend_above(panels[0], columns=3)
-        return _svg(figure)
+            legend_above(panels[0], columns=3)
+        return to_svg(figure)
 
 
 def forest_figure(rows: Sequence[tuple[str, Value]]) -> str:
@@ -145,19 +129,7 @@ def forest_figure(rows: Sequence[tuple[str, Value]]) -> str:
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        return _svg(figure)
-
-
-def _legend_above(axes: Axes, columns: int = 1) -> None:
-    """Put the legend where no curve can be."""
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        borderaxespad=0.2,
-        frameon=False,
-        fontsize=9,
-        ncols=columns,
-    )
+        return to_svg(figure)
 
 
 def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
@@ -193,13 +165,3 @@ def _time_ticks(end: float, unit: Unit) -> list[float]:
         if len(ticks) <= 8:
             break
     return [float(tick) for tick in ticks]
-
-
-def _svg(figure: Figure) -> str:
-    """Return the figure as an SVG element, without what a file of its own would need."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    element = buffer.getvalue()
-    element = element[element.index("<svg") :]
-    return re.sub(r' (width|height)="[^"]*pt"', "", element, count=2)
