@@ -140,9 +140,9 @@ def serve_jobs(options: argparse.Namespace) -> int:
 def score_manifest(options: argparse.Namespace) -> int:
     """Score the cases of a manifest, or say which of them would fail."""
     from model.cohort import Cohort, check_cohort, score_cohort
+    from model.cohort_local import local_workers
     from model.cohort_progress import progress_on
     from model.cohort_scorer import Scorer
-    from model.cohort_workers import local_workers
 
     bundle_path, manifest = read_bundle_manifest(options)
     if options.ray:

@@ -3,26 +3,19 @@
 A worker that dies (killed, out of memory, a crash in a library) costs only the case that it holds.
 """
 
-import os
-import signal
-import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
-
-import torch
 
 from model.cohort_scorer import Result
 from model.errors import ConfigError
 
 CORES_PER_WORKER = 4
 MOST_TRIES = 2
+MOST_HELD = 2
 MOST_DEATHS_AT_LOADING = 3
 
 Answer = TypeVar("Answer")
@@ -57,7 +50,7 @@ class Work(Protocol):
 
 
 class Worker(Protocol):
-    """A process that does one thing at a time.
+    """A process that does one thing at a time, in the order in which it is told.
 
     Attributes:
         device: Torch's name of the device that is its own.
@@ -93,80 +86,13 @@ class Workforce:
     start: Callable[[int], Worker]
 
 
-# -- processes of this machine ---------------------------------------------------------------------
-
-
-def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:
-    """Return a worker for each GPU, or for every few cores of this machine; or `count` of them.
-
-    Raises:
-        ConfigError: The device is not there.
-    """
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if not gpus and device not in ("auto", "cpu"):
-        raise ConfigError(f"device: expected {device}, found no GPU that torch can use")
-    cores = len(os.sched_getaffinity(0))
-    count = count or gpus or max(1, cores // CORES_PER_WORKER)
-    return Workforce(
-        count=count,
-        threads=max(1, cores // count),
-        kind="cuda" if gpus else "cpu",
-        start=lambda number: LocalWorker(f"cuda:{number % gpus}" if gpus else "cpu"),
-    )
-
-
-class LocalWorker:
-    """A process of this machine, which ends when this one does."""
-
-    deaths: ClassVar[tuple[type[BaseException], ...]] = (BrokenProcessPool,)
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        # A pool of one: with two, the death of either would break off the other's case.
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_follow_parent)
-        self._process_id = self._pool.submit(os.getpid)
-
-    def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
-        """Have the process call a function."""
-        try:
-            return self._pool.submit(function, *arguments)
-        except BrokenProcessPool as error:  # it died while it had nothing to do
-            lost: Future[Answer] = Future()
-            lost.set_exception(error)
-            return lost
-
-    def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        with suppress(BrokenProcessPool, ProcessLookupError):
-            process_id = self._process_id.result()
-            # Refused where the process is dead, as its number may be another's by now.
-            self._pool.submit(int)
-            os.kill(process_id, signal.SIGKILL)
-        self._pool.shutdown()
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end as soon as that has ended, in whatever way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-# -- the work --------------------------------------------------------------------------------------
-
-
 def score_rows(
     rows: Iterable[Item], build_task: Callable[[Item], Any], work: Work, workforce: Workforce
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each row with its result, as they come.
 
-    Each worker holds one case; the case of a worker that dies goes to the end of the queue, once.
+    A worker has one case in work and, while many wait, the next at hand. The one in work when it
+    dies goes to the end of the queue, once; the other goes back to the front.
 
     Raises:
         ConfigError: What the work needs cannot be loaded, or workers die of loading it.
@@ -193,10 +119,11 @@ class _Crew(Generic[Item]):
         self._work = work
         self._workforce = workforce
         self._workers: dict[int, Worker] = {}
-        self._free: deque[int] = deque()
-        # What each worker is doing: a case, or None while it loads.
+        # How many cases each worker that has loaded holds.
+        self._held: dict[int, int] = {}
+        # What the workers are doing, the oldest first: a case, or None while one loads.
         self._doing: dict[Future[Any], tuple[int, Item | None]] = {}
-        self._tries: Counter[str] = Counter()
+        self._deaths_of: Counter[str] = Counter()
         self._deaths_at_loading: Counter[int] = Counter()
 
     def work(self) -> Iterator[tuple[Item, Result]]:
@@ -221,10 +148,14 @@ class _Crew(Generic[Item]):
         self._doing[loading] = (number, None)
 
     def _hand_out(self) -> None:
-        while self._free and self._todo:
-            number, row = self._free.popleft(), self._todo.popleft()
-            worker = self._workers[number]
-            self._tries[row.case_id] += 1
+        """Give cases to those who hold the fewest; in the end one each, so that none waits."""
+        while self._todo and self._held:
+            number = min(self._held, key=self._held.__getitem__)
+            most = MOST_HELD if len(self._todo) > self._workforce.count else 1
+            if self._held[number] == most:
+                return
+            row, worker = self._todo.popleft(), self._workers[number]
+            self._held[number] += 1
             done = worker.submit(self._work_of(worker).score, self._build_task(row))
             self._doing[done] = (number, row)
 
@@ -236,22 +167,29 @@ class _Crew(Generic[Item]):
 
     def _take_in(self) -> Iterator[tuple[Item, Result]]:
         """Wait for some worker, and yield what it has done."""
-        for future in wait(self._doing, return_when=FIRST_COMPLETED).done:
+        done = wait(self._doing, return_when=FIRST_COMPLETED).done
+        for future in [future for future in self._doing if future in done]:
+            if future not in self._doing:  # its worker has died of the case before
+                continue
             number, row = self._doing.pop(future)
             error = future.exception()
             if isinstance(error, self._workers[number].deaths):
                 yield from self._replace(number, row)
-                continue
-            self._free.append(number)
-            if row is None:
+            elif row is None:
                 _check_loaded(error, None if error else future.result())
-                self._deaths_at_loading[number] = 0
+                self._held[number] = self._deaths_at_loading[number] = 0
             else:
+                self._held[number] -= 1
                 yield row, _unforeseen(row, error) if error else future.result()
 
     def _replace(self, number: int, row: Item | None) -> Iterator[tuple[Item, Result]]:
         """Start another worker in a dead one's place; its case waits again, or has failed."""
         self._workers.pop(number).stop()
+        self._held.pop(number, None)
+        for future in [future for future, (of, _) in self._doing.items() if of == number]:
+            at_hand = self._doing.pop(future)[1]
+            if at_hand is not None:
+                self._todo.appendleft(at_hand)
         if row is None:
             self._deaths_at_loading[number] += 1
             if self._deaths_at_loading[number] == MOST_DEATHS_AT_LOADING:
@@ -260,10 +198,12 @@ class _Crew(Generic[Item]):
                     f"{MOST_DEATHS_AT_LOADING} times; is there memory for {self._workforce.count} "
                     "workers?"
                 )
-        elif self._tries[row.case_id] < MOST_TRIES:
-            self._todo.append(row)
         else:
-            yield row, _deadly(row)
+            self._deaths_of[row.case_id] += 1
+            if self._deaths_of[row.case_id] < MOST_TRIES:
+                self._todo.append(row)
+            else:
+                yield row, _deadly(row)
         if self._todo:
             self._hire(number)
 

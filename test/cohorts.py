@@ -30,13 +30,17 @@ class InlineWorker:
 
     device = "cpu"
     deaths: ClassVar[tuple[type[BaseException], ...]] = ()
+    died_of: Exception | None = None
 
     def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
         future: Future[Answer] = Future()
         try:
+            if self.died_of is not None:
+                raise self.died_of
             future.set_result(function(*arguments))
         except Exception as error:  # noqa: BLE001  a future holds whatever was raised
             future.set_exception(error)
+            self.died_of = error if isinstance(error, self.deaths) else None
         return future
 
     def stop(self) -> None:

@@ -177,7 +177,7 @@ def test_a_bundle_that_cannot_be_loaded_ends_the_run(
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the door's workers work in this process."""
     inline = Workforce(1, 1, "cpu", start=lambda number: InlineWorker())
-    monkeypatch.setattr("model.cohort_workers.local_workers", lambda count, *, device: inline)
+    monkeypatch.setattr("model.cohort_local.local_workers", lambda count, *, device: inline)
 
 
 def run(*arguments: object) -> int:

@@ -21,15 +21,16 @@ from cohorts import (
 )
 
 from model.cohort import Cohort
+from model.cohort_local import local_workers
 from model.cohort_scorer import Result, Scorer, Task
-from model.cohort_workers import Workforce, local_workers
+from model.cohort_workers import Workforce
 from model.errors import ConfigError
 
 CASES = 10
 
 ORPHAN = """
 import os, signal
-from model.cohort_workers import LocalWorker
+from model.cohort_local import LocalWorker
 
 if __name__ == "__main__":
     print(LocalWorker("cpu").submit(os.getpid).result(), flush=True)
@@ -150,7 +151,7 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_each_gpu_has_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    monkeypatch.setattr("model.cohort_workers.LocalWorker", started.append)
+    monkeypatch.setattr("model.cohort_local.LocalWorker", started.append)
     gpus = local_workers()
     assert (gpus.count, gpus.kind) == (3, "cuda")
     for number in range(gpus.count):

@@ -18,7 +18,8 @@ from synthetic import no_warning, write_mha
 from model import bags
 from model.bags import SlideEmbedder, bag_path, identify, read_bag
 from model.case import Case, SlideFile
-from model.cohort_workers import Workforce, local_workers
+from model.cohort_local import local_workers
+from model.cohort_workers import Workforce
 from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
 from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel

@@ -9,8 +9,9 @@ import torch
 
 from model.bags import BagMaker, SlideEmbedder, bag_path, update_bag
 from model.case import Case
+from model.cohort_local import local_workers
 from model.cohort_scorer import Result
-from model.cohort_workers import Workforce, local_workers, score_rows
+from model.cohort_workers import Workforce, score_rows
 from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
