@@ -98,13 +98,12 @@ def test_genes_are_grouped_and_features_become_rows(table: Table) -> None:
     train = table.cases[:40]
     sets = {"early": ("G1", "G0", "unknown"), "late": ("G5",), "none": ("unknown",)}
     groups = {FEATURES[0]: 7, FEATURES[1]: 2, FEATURES[2]: 7}
-    encoder = TableEncoder(table, EVERY, gene_sets=sets, groups=groups)
+    encoder = TableEncoder(table, EVERY, groups=groups)
     plain = TableEncoder(table, EVERY).fit(train)
     grouped = encoder.fit(train)
 
-    dims = grouped.fold(train, EVERY).dims
-    assert dims.gene_sets == {"early": (0, 1), "late": (5,)}
-    assert grouped.fold(train, ("clinical",)).dims.gene_sets == {}
+    assert grouped.fold(train, EVERY, sets).dims.gene_sets == {"early": (0, 1), "late": (5,)}
+    assert grouped.fold(train, EVERY).dims.gene_sets == {}
     for one, many in zip(plain.bags[:3], grouped.bags[:3], strict=True):
         assert many.shape == (2 * len(one), len(FEATURES))  # a row a slide and group
         torch.testing.assert_close(many.unflatten(0, (len(one), 2)).sum(dim=1), one)
@@ -149,4 +148,27 @@ def test_rate_and_epochs_are_those_of_the_least_validation_loss(
         *((rate, 6, *split) for rate in (1e-3, 1e-2) for split in inner),
         (1e-2, 2, [case.case_id for case in train], []),
     ]
-    assert model.chosen == [Chosen(1e-2, 2)]
+    assert list(model.advice.values()) == [Chosen(1e-2, 2)]
+
+    replace(model, seed=1).fit(train)  # which takes the first seed's choice
+    assert plans[5:] == [(1e-2, 2, [case.case_id for case in train], [])]
+
+
+def test_the_clinical_record_comes_in_sentences(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(sentences: list[str]) -> np.ndarray:
+        return np.array([[len(text), sum(map(ord, text))] for text in sentences], dtype=np.float32)
+
+    monkeypatch.setattr(table_fusion, "load_text_encoder", lambda config: encode)
+    train = table.cases[:40]
+    encoded = TableEncoder(table, EVERY, text=True).fit(train)
+    tokens = encoded.tokens
+    assert tokens is not None
+    assert tokens.shape == (len(table.cases), 3, 2)  # age, stage, sex
+    assert encoded.fold(train, EVERY).dims.clinical_tokens == (3, 2)
+    assert encoded.fold(train, ("rna",)).dims.clinical_tokens == (0, 0)
+    sex = [str(case.case.clinical.values["sex"]) for case in table.cases]
+    same, other = sex.index(sex[0], 1), next(i for i, x in enumerate(sex) if x != sex[0])
+    torch.testing.assert_close(tokens[0, 2], tokens[same, 2])
+    assert not torch.allclose(tokens[0, 2], tokens[other, 2])

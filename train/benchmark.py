@@ -5,12 +5,10 @@ folds of these, and gives its risks for the fold's test cases. All risks togethe
 of RESULTS.md.
 """
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from model.fusion import FUSIONS
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
 from train.benchmark_results import write_results
@@ -25,6 +24,7 @@ from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
 from train.config import read_toml
 from train.gene_sets import read_gene_sets
+from train.kept import file_name, keep, read_kept
 from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import SCHEMA, Table, read_histology_groups, read_table
 from train.views import FloatArray
@@ -60,117 +60,104 @@ def run_cohort(config: BenchmarkConfig, cohort: CohortTable, *, say: Say) -> Coh
         endpoint=cohort.endpoint,
         modalities=cohort.modalities,
     )
-    done: dict[str, list[Scored]] = {}
+    fusions = {model.label for model in config.models if not model.baseline}
+    models = []
     for job in _jobs(config, cohort, table):
         scored = job.read(table)
         if scored is None:
             scored = job.run(table)
             say(f"{job.path}: {scored.seconds:.0f} s")
-        done.setdefault(job.label, []).append(scored)
-    fusions = {model.label for model in config.models if not model.baseline}
-    models = [
-        ModelRisks(
-            label,
-            baseline=label not in fusions,
-            risks=np.stack([scored.risk for scored in runs]),
-            chosen=tuple(chosen for scored in runs for chosen in scored.chosen),
-            seconds=sum(scored.seconds for scored in runs),
+        models.append(
+            ModelRisks(
+                job.label,
+                baseline=job.label not in fusions,
+                risks=scored.risks,
+                chosen=scored.chosen,
+                seconds=scored.seconds,
+            )
         )
-        for label, runs in done.items()
-    ]
     return CohortRisks(cohort, outcomes(table.cases), table.fold, tuple(models))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The out-of-fold risks (n,) of a model, what it chose in each fold, and what they took."""
+    """The out-of-fold risks (seeds, n) of a model, its choice in each fold, and their CPU time."""
 
-    risk: FloatArray
+    risks: FloatArray
     chosen: tuple[Chosen, ...]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model of a cohort; its risks are kept on disk with all that they follow from."""
+    """A model of a cohort, once a seed; its risks are kept on disk with what they follow from."""
 
     label: str
-    model: Baseline
+    models: tuple[Baseline, ...]
     path: Path
     origin: dict[str, Any]
 
     def read(self, table: Table) -> Scored | None:
         """Return what an earlier run has kept, or None where it had another origin."""
-        if not self.path.is_file():
+        content = read_kept(self.path, self.origin)
+        if content is None:
             return None
-        content = json.loads(self.path.read_text())
-        if content["origin"] != self.origin:
-            return None
-        risk = np.array([content["risk"][case.case_id] for case in table.cases])
+        risks = np.array([content["risks"][case.case_id] for case in table.cases]).T
         chosen = tuple(Chosen(**choice) for choice in content["chosen"])
-        return Scored(risk, chosen, content["seconds"])
+        return Scored(risks, chosen, content["seconds"])
 
     def run(self, table: Table) -> Scored:
-        """Fit the model once a fold, and keep its risks, whole or not at all."""
-        started = time.monotonic()
+        """Fit the models once a fold, and keep their risks, whole or not at all."""
+        started = time.process_time()
         tests = [np.flatnonzero(table.fold == fold) for fold in np.unique(table.fold)]
-        risk = out_of_fold(self.model, table.cases, tests)
-        chosen = tuple(self.model.chosen) if isinstance(self.model, TableFusion) else ()
-        scored = Scored(risk, chosen, time.monotonic() - started)
-        content = {
-            "origin": self.origin,
+        risks = np.stack([out_of_fold(model, table.cases, tests) for model in self.models])
+        first = self.models[0]
+        chosen = tuple(first.advice.values()) if isinstance(first, TableFusion) else ()
+        scored = Scored(risks, chosen, time.process_time() - started)
+        result = {
             "chosen": [asdict(choice) for choice in chosen],
             "seconds": scored.seconds,
-            "risk": dict(zip([case.case_id for case in table.cases], risk.tolist(), strict=True)),
+            "risks": {
+                case.case_id: risk for case, risk in zip(table.cases, risks.T.tolist(), strict=True)
+            },
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(json.dumps(content))
-        part.replace(self.path)
+        keep(self.path, self.origin, result)
         return scored
 
 
 def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterator[Job]:
-    """Yield each model of a cohort, the deep ones once a seed."""
+    """Yield each model of a cohort, the deep ones with all seeds."""
     folder = config.output / cohort.name
     of_cohort = cohort.model_dump(mode="json")
     for label, baseline in build_baselines(cohort.modalities, SCHEMA).items():
         origin: dict[str, Any] = {"cohort": of_cohort, "baseline": repr(baseline)}
-        yield Job(label, baseline, folder / f"{_file_name(label)}.json", origin)
-    gene_sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
+        yield Job(label, (baseline,), folder / f"{file_name(label)}.json", origin)
     groups = read_histology_groups(config.data) if config.histology_groups else {}
     encoders = {
-        count: TableEncoder(table, cohort.modalities, count, gene_sets, groups)
+        (count, text): TableEncoder(table, cohort.modalities, count, text, groups)
         for count in {model.components for model in config.models}
+        for text in (False, True)
     }
     for model in config.models:
         modalities = model.modalities or cohort.modalities
         if not set(modalities) <= set(cohort.modalities):
             continue
-        settings = {**model.settings, "modalities": modalities}
-        for seed in config.seeds:
-            origin = {
-                "cohort": of_cohort,
-                "fusion": model.name,
-                "settings": {**model.settings, "modalities": list(modalities)},
-                "components": model.components,
-                "gene_sets": config.gene_sets and config.gene_sets.name,
-                "histology_groups": config.histology_groups,
-                "fit": config.fit.model_dump(mode="json"),
-                "learning_rates": list(config.learning_rates),
-                "seed": seed,
-            }
-            fusion = TableFusion(
-                model.name,
-                settings,
-                config.fit,
-                config.learning_rates,
-                encoders[model.components],
-                seed,
-            )
-            path = folder / f"{_file_name(model.label)}-seed{seed}.json"
-            yield Job(model.label, fusion, path, origin)
-
-
-def _file_name(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        origin = {
+            "cohort": of_cohort,
+            "model": model.model_dump(mode="json", exclude={"label", "baseline"}),
+            "histology_groups": config.histology_groups,
+            "fit": config.fit.model_dump(mode="json"),
+            "learning_rates": list(config.learning_rates),
+            "seeds": list(config.seeds),
+        }
+        first = TableFusion(
+            model.name,
+            {**model.settings, "modalities": modalities},
+            config.fit,
+            config.learning_rates,
+            encoders[model.components, FUSIONS[model.name].READS_TEXT],
+            config.seeds[0],
+            read_gene_sets(model.gene_sets) if model.gene_sets else None,
+        )
+        seeds = tuple(replace(first, seed=seed) for seed in config.seeds)
+        yield Job(model.label, seeds, folder / f"{file_name(model.label)}.json", origin)

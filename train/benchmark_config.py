@@ -40,10 +40,12 @@ class DeepModel(FusionChoice):
 
     `modalities` are those of the cohort when empty; a cohort that lacks one is left out.
     `baseline` models count as something that a fusion has to beat. With `components` a model sees
-    RNA and histology as so many principal components each.
+    RNA and histology as so many principal components each. `gene_sets` names the file of those that
+    group genes.
     """
 
     label: str
+    gene_sets: Path | None = None
     components: int | None = Field(default=None, gt=0)
     modalities: tuple[Modality, ...] = ()
     baseline: bool = False
@@ -69,10 +71,10 @@ class BenchmarkConfig(_Part):
         caveats: What a reader has to know first; they open the page.
         seeds: Of the deep models; the baselines have none, or one.
         workers: Cohorts at once, each in a process.
-        gene_sets: For the fusions that group genes.
         histology_groups: Whether a slide's features make one row a natural group of features, so
             that there is something to attend to, or one row in all.
-        learning_rates: The deep models choose among them, on inner folds, in place of `fit`'s own.
+        learning_rates: The deep models choose among them, on inner folds and with the first seed,
+            in place of `fit`'s own.
     """
 
     data: Path
@@ -82,7 +84,6 @@ class BenchmarkConfig(_Part):
     seeds: tuple[int, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)
-    gene_sets: Path | None = None
     histology_groups: bool = False
     learning_rates: tuple[float, ...] = Field(min_length=1)
     fit: FitConfig

@@ -37,11 +37,12 @@ def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, co
 
 
 def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
-    fusions = [line.label for line in scores[0].fusions]
-    rows = [
-        [title(one.risks.cohort), f"{one.best.label} {_number(one.best.pooled.value)}"]
-        + [f"{_number(line.pooled.value)} ({_lead(line)})" for line in one.fusions]
-        for one in scores
+    """Open the page with a row a fusion; not each can run on every cohort."""
+    found = [{line.label: line for line in one.fusions} for one in scores]
+    labels = dict.fromkeys(label for lines in found for label in lines)
+    best = [f"*{one.best.label}* {_number(one.best.pooled.value)}" for one in scores]
+    rows = [["*best baseline*", *best]] + [
+        [label, *(_against_best(lines.get(label)) for lines in found)] for label in labels
     ]
     return "\n\n".join(
         [
@@ -50,12 +51,22 @@ def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> 
             "is marked as published.",
             *(f"**Caveat.** {caveat}" for caveat in caveats),
             "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
-            "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients.",
-            _table(["cohort", "best baseline", *fusions], rows),
+            "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients. "
+            "Empty: the cohort lacks a modality that the model needs.",
+            _table(["", *(_heading(one) for one in scores)], rows),
             f"![C-index of every model on every cohort]({picture})",
             " ".join(_overall(scores)),
         ]
     )
+
+
+def _against_best(line: Line | None) -> str:
+    return "" if line is None else f"{_number(line.pooled.value)} ({_lead(line)})"
+
+
+def _heading(scores: Scores) -> str:
+    outcome = scores.risks.outcome
+    return f"{title(scores.risks.cohort)}; {len(outcome)}, {int(outcome.event.sum())} events"
 
 
 def _overall(scores: Sequence[Scores]) -> list[str]:
@@ -86,23 +97,30 @@ def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) 
             "## How it was run",
             "",
             f"- `{command}`, page written on {datetime.now(UTC):%Y-%m-%d}. The fits took "
-            f"{seconds / 60:.0f} minutes in sum (wall time), {config.workers} cohorts at a time, "
+            f"{seconds / 60:.0f} minutes of CPU time, {config.workers} cohorts at a time, "
             f"on {os.cpu_count()} {platform.machine()} CPU cores; Python "
             f"{platform.python_version()}, {versions}.",
-            "- RNA: SurvPath's 1,577 genes, log2; for LUAD PORPOISE's z-scores, which its authors "
-            "made from the whole cohort, as sign(z) log(1 + |z|). Histology: 607 features a slide "
-            "(PathAI), on the same scale as those z-scores; no patch embeddings. Clinical: age, "
-            "sex, stage as a number. A patient takes part who has all the modalities of the table.",
+            "- RNA: SurvPath's 1,577 genes, log2; beside MMP's folds PORPOISE's z-scores, which "
+            "its authors made from the whole cohort, as sign(z) log(1 + |z|). Histology: 607 "
+            "features a slide (PathAI), on the same scale as those z-scores; no patch embeddings. "
+            + (
+                "A slide's bag has a row for each of the features' 20 natural groups. "
+                if config.histology_groups
+                else ""
+            )
+            + "Clinical: age, sex, stage as a number. A patient takes part who has all the "
+            "modalities of the table.",
             "- Published test folds. Scaling, gene choice, principal components, penalties and "
             "epochs come from the other folds alone; a run touches each test fold once.",
             "- The strength of each penalty is the one with the least Cox loss on "
             f"{INNER_FOLDS} inner folds. Forest: {Forest.trees} trees, one seed.",
             f"- Deep models: seeds {', '.join(map(str, config.seeds))}; AdamW, its rate among "
             f"{rates} and the number of epochs up to {fit.epochs} together those of the least Cox "
-            f"loss on {fit.inner_folds} inner folds; weight decay {fit.weight_decay:g}; Cox loss "
-            f"over steps of {fit.batch_cases or 'all'} cases. Their risk is the mean over the "
-            "seeds, each z-scored by its own training risks, which is an ensemble; the column of "
-            "single seeds is without that help.",
+            f"loss on {fit.inner_folds} inner folds with the first seed; weight decay "
+            f"{fit.weight_decay:g}; Cox loss over steps of {fit.batch_cases or 'all'} cases, also "
+            "for models whose papers use a discrete-time likelihood; what else they minimise is "
+            "kept. Their risk is the mean over the seeds, each z-scored by its own training risks, "
+            "which is an ensemble; the column of single seeds is without that help.",
             "- Folds: mean ± standard deviation of the folds' own C-indices. Intervals: "
             f"{config.resamples:,} resamples of patients; the models are not fitted again.",
             "- *late fusion* adds the z-scored risks of one ridge Cox a modality; *joint Cox* is "

@@ -1,6 +1,6 @@
 """A fusion of the registry on a table's patients, with the interface of a baseline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,14 +8,17 @@ import numpy as np
 import torch
 
 from model.batch import CaseInputs, Dims, Modality
+from model.clinical import ClinicalSpec
+from model.clinical_text import ClinicalText
 from model.fusion import Fusion, build_fusion, read_settings
 from train.baselines import Score, inner_folds
 from train.cohort import outcomes
-from train.config import FitConfig
+from train.config import ClinicalTextConfig, FitConfig
 from train.dataset import Fold
 from train.gene_sets import GeneSets, place_gene_sets
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag
+from train.text_encoder import load_text_encoder
 from train.views import Cases, Clinical, Components, FloatArray, Genes, Histology, View
 
 
@@ -27,17 +30,21 @@ class Encoded:
         row: Case id → row.
         bags: (n,) bags (N, D), a row a slide; with `rna` (n, G) and `clinical` (n, C) None where
             the table lacks the modality.
-        gene_sets: Positions of each set's genes in `rna`.
+        tokens: The clinical record in sentences (n, S, E), None where no fusion reads them.
+        genes: Those of `rna`, in its order; none where they were made components of.
     """
 
     row: dict[str, int]
     bags: list[torch.Tensor] | None
     rna: torch.Tensor | None
     clinical: torch.Tensor | None
-    gene_sets: dict[str, tuple[int, ...]]
+    tokens: torch.Tensor | None
+    genes: Sequence[str]
 
-    def fold(self, cases: Cases, modalities: tuple[Modality, ...]) -> Fold:
-        """Return cases as a fusion of these modalities sees them."""
+    def fold(
+        self, cases: Cases, modalities: tuple[Modality, ...], gene_sets: GeneSets | None = None
+    ) -> Fold:
+        """Return cases as a fusion of these modalities sees them, its genes perhaps in sets."""
         outcome = outcomes(cases)
         inputs = tuple(self._inputs(self.row[case.case_id], modalities) for case in cases)
         first = inputs[0]
@@ -49,7 +56,10 @@ class Encoded:
                 embedding=0 if first.bag is None else first.bag.shape[1],
                 genes=0 if first.rna is None else len(first.rna),
                 clinical=0 if first.clinical is None else len(first.clinical),
-                gene_sets={} if first.rna is None else self.gene_sets,
+                gene_sets=place_gene_sets(gene_sets, self.genes, least=1) if gene_sets else {},
+                clinical_tokens=(0, 0)
+                if first.clinical_tokens is None
+                else (first.clinical_tokens.shape[0], first.clinical_tokens.shape[1]),
             ),
             optional=(),
             event=torch.from_numpy(outcome.event),
@@ -64,6 +74,9 @@ class Encoded:
             clinical=self.clinical[row]
             if self.clinical is not None and "clinical" in modalities
             else None,
+            clinical_tokens=self.tokens[row]
+            if self.tokens is not None and "clinical" in modalities
+            else None,
         )
 
 
@@ -76,7 +89,7 @@ class TableEncoder:
     Attributes:
         components: Give RNA and histology (averaged over a patient's slides) as so many principal
             components each, not as they are.
-        gene_sets: For the fusions that group genes.
+        text: Whether a fusion reads the clinical record in sentences.
         groups: Of the histology features, by name: a slide's row becomes one row a group, which is
             zero outside it.
     """
@@ -84,7 +97,7 @@ class TableEncoder:
     table: Table
     modalities: tuple[Modality, ...]
     components: int | None = None
-    gene_sets: GeneSets = field(default_factory=dict)
+    text: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
     _kept: dict[frozenset[str], Encoded] = field(default_factory=dict)
 
@@ -97,21 +110,33 @@ class TableEncoder:
 
     def _encode(self, cases: Cases) -> Encoded:
         everyone = self.table.cases
-        bags = rna = clinical = None
+        bags = rna = clinical = tokens = None
+        genes: Sequence[str] = ()
         if "slide" in self.modalities:
             bags = self._bags(cases)
-        gene_sets: dict[str, tuple[int, ...]] = {}
         if "rna" in self.modalities:
             rna = torch.from_numpy(self._view(Genes()).fit(cases)(everyone)).float()
-            if self.gene_sets and self.components is None:
-                gene_sets = place_gene_sets(self.gene_sets, Genes().spec(cases).genes, least=1)
+            genes = Genes().spec(cases).genes if self.components is None else ()
         if "clinical" in self.modalities:
             clinical = torch.from_numpy(Clinical(SCHEMA).fit(cases)(everyone)).float()
+            tokens = self._tokens(cases) if self.text else None
         rows = {case.case_id: row for row, case in enumerate(everyone)}
-        return Encoded(rows, bags, rna, clinical, gene_sets)
+        return Encoded(rows, bags, rna, clinical, tokens, genes)
 
     def _view(self, view: View) -> View:
         return view if self.components is None else Components(view, self.components)
+
+    def _tokens(self, cases: Cases) -> torch.Tensor:
+        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        encode = load_text_encoder(ClinicalTextConfig())
+        text = ClinicalText.fit(records, ClinicalSpec.fit(records, SCHEMA), SCHEMA, encode)
+        # A value beyond the training cases' has the nearest one's sentence: no line about it.
+        rows = [
+            text.apply(case.case.clinical, warn=lambda text: None)
+            for case in self.table.cases
+            if case.case.clinical is not None
+        ]
+        return torch.from_numpy(np.stack(rows))
 
     def _bags(self, cases: Cases) -> list[torch.Tensor]:
         if self.components is not None:
@@ -143,7 +168,9 @@ class TableFusion:
         name: In the registry.
         config: `inner_folds` of it choose among 1 to `epochs` epochs, by Cox's validation loss.
         learning_rates: The rates to choose among, by the same loss.
-        chosen: What was chosen, a fit after the other.
+        gene_sets: For a fusion that groups genes.
+        advice: What was chosen for some training cases, by their ids. Seeds share it: the first
+            chooses for all.
     """
 
     name: str
@@ -152,23 +179,27 @@ class TableFusion:
     learning_rates: tuple[float, ...]
     encoder: TableEncoder
     seed: int
-    chosen: list[Chosen] = field(default_factory=list)
+    gene_sets: GeneSets | None = None
+    advice: dict[frozenset[str], Chosen] = field(default_factory=dict)
 
     def fit(self, cases: Cases) -> Score:
         """Choose rate and number of epochs, then train on all training cases."""
-        losses = np.array([self._inner_losses(cases, rate) for rate in self.learning_rates])
-        rate, epoch = np.unravel_index(np.argmin(losses), losses.shape)
-        chosen = Chosen(self.learning_rates[rate], int(epoch) + 1)
-        fusion, _ = self._train(cases, chosen)
-        self.chosen.append(chosen)
+        key = frozenset(case.case_id for case in cases)
+        if key not in self.advice:
+            self.advice[key] = self._choose(cases)
+        fusion, _ = self._train(cases, self.advice[key])
         encoded = self.encoder.fit(cases)
 
         def score(others: Cases) -> Any:
-            return predict_risks(
-                fusion, encoded.fold(others, fusion.config.modalities), self.config
-            )
+            fold = encoded.fold(others, fusion.config.modalities, self.gene_sets)
+            return predict_risks(fusion, fold, self.config)
 
         return score
+
+    def _choose(self, cases: Cases) -> Chosen:
+        losses = np.array([self._inner_losses(cases, rate) for rate in self.learning_rates])
+        rate, epoch = np.unravel_index(np.argmin(losses), losses.shape)
+        return Chosen(self.learning_rates[rate], int(epoch) + 1)
 
     def _inner_losses(self, cases: Cases, rate: float) -> FloatArray:
         """Return the validation loss by epoch (epochs,), averaged over the inner folds."""
@@ -184,8 +215,8 @@ class TableFusion:
     ) -> tuple[Fusion, list[EpochLog]]:
         modalities = read_settings(self.name, self.settings).modalities
         encoded = self.encoder.fit(cases)
-        fold = encoded.fold(cases, modalities)
-        validation = None if held is None else encoded.fold(held, modalities)
+        fold = encoded.fold(cases, modalities, self.gene_sets)
+        validation = None if held is None else encoded.fold(held, modalities, self.gene_sets)
         torch.manual_seed(self.seed)
         fusion = build_fusion(self.name, self.settings, fold.dims)
         config = self.config.model_copy(update={"learning_rate": chosen.learning_rate})

@@ -170,6 +170,7 @@ def _rna(data: Path, source: Source, study: str) -> dict[str, Record]:
         path = data / "tcga" / "porpoise" / f"tcga_{study}_all_clean.csv.zip"
         table = _by_case(path)
         table = _squeeze(table[[name for name in table if name.endswith("_rnaseq")]])
+        table = table.rename(columns=lambda name: name.removesuffix("_rnaseq"))
     return dict(_records(table, path))
 
 

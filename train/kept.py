@@ -1,0 +1,28 @@
+"""Results that stay on disk, each with all that it follows from."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def file_name(label: str) -> str:
+    """Return a label as it is spelt in a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+def read_kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an earlier run has kept, or None where there is nothing or of another origin."""
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content if content["origin"] == origin else None
+
+
+def keep(path: Path, origin: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Write a result and its origin as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({"origin": origin, **result}))
+    part.replace(path)
