@@ -7,13 +7,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from model.clinical import ClinicalRange
+from model.embedding_range import EmbeddingRange
 from model.encoder import ENCODERS, EncoderSpec
 from model.errors import BundleError, ConfigError, first_problem
 from model.interface import Unit
@@ -35,7 +38,11 @@ class Task(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The bundle's header."""
+    """The bundle's header.
+
+    `clinical_range` is that of all training cases, of which a member saw only its own; None where
+    it is not known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,15 +56,20 @@ class Manifest(BaseModel):
     members: tuple[MemberManifest, ...]
     mapping: MappingKind
     provenance: dict[str, JsonValue]
+    clinical_range: ClinicalRange | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A fitted ensemble and all that turns a case into its inputs."""
+    """A fitted ensemble and all that turns a case into its inputs.
+
+    `embedding_range` is that of all training cases; None where it is not known.
+    """
 
     manifest: Manifest
     members: tuple[Member, ...]
     mapping: TimeMapping
+    embedding_range: EmbeddingRange | None = None
 
     def save(self, path: Path) -> None:
         """Write the bundle under a temporary name, then rename it; a failure leaves no file."""
@@ -65,6 +77,9 @@ class Bundle:
             f"mapping.{name}": torch.from_numpy(array)
             for name, array in self.mapping.to_arrays().items()
         }
+        if self.embedding_range is not None:
+            for name, array in self.embedding_range.to_arrays().items():
+                tensors[f"embedding_range.{name}"] = torch.from_numpy(array)
         for index, member in enumerate(self.members):
             for name, tensor in member.tensors().items():
                 tensors[f"member.{index}.{name}"] = tensor
@@ -80,8 +95,8 @@ class Bundle:
         manifest = read_manifest(path)
         tensors = load_file(path)
         try:
-            arrays = {name: t.numpy() for name, t in tensors_under(tensors, "mapping.").items()}
-            mapping = TimeMapping.from_arrays(manifest.mapping, arrays)
+            mapping = TimeMapping.from_arrays(manifest.mapping, _arrays_under(tensors, "mapping."))
+            embedding_range = _load_range(manifest, _arrays_under(tensors, "embedding_range."))
             members = tuple(
                 load_member(
                     manifest.fusion,
@@ -97,7 +112,7 @@ class Bundle:
             found = " ".join(str(error).split())
             found = f"no {found}" if isinstance(error, KeyError) else found
             raise BundleError(f"{path}: expected the manifest's tensors, found {found}") from error
-        return cls(manifest, members, mapping)
+        return cls(manifest, members, mapping, embedding_range)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -160,6 +175,29 @@ def _check_encoder(path: Path, manifest: Manifest) -> None:
                 f"{path}: expected a fusion of {spec.width}-wide embeddings for {spec.id}, "
                 f"found {member.dims.embedding}"
             )
+
+
+def _load_range(manifest: Manifest, arrays: dict[str, npt.NDArray[Any]]) -> EmbeddingRange | None:
+    """Rebuild the range of the embeddings, None where the bundle has none.
+
+    Raises:
+        KeyError: An array is absent.
+        ValueError: The arrays do not fit each other, or the fusion.
+    """
+    if not arrays:
+        return None
+    embedding_range = EmbeddingRange.from_arrays(arrays)
+    for member in manifest.members:
+        if embedding_range.mean.shape != (member.dims.embedding,):
+            raise ValueError(
+                f"a range of embeddings {embedding_range.mean.shape} for a fusion of "
+                f"{member.dims.embedding}"
+            )
+    return embedding_range
+
+
+def _arrays_under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in tensors_under(tensors, prefix).items()}
 
 
 if __name__ == "__main__":

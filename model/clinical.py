@@ -60,8 +60,7 @@ class ClinicalSpec(BaseModel):
         rows = [lower_keys(record.values) for record in records]
         numbers = []
         for name in schema.numbers:
-            column = [read_number(row.get(name.lower()), missing) for row in rows]
-            known = np.array([value for value in column if value is not None])
+            known = _known_numbers(rows, name, missing)
             if known.size:
                 # Equal values may still have a standard deviation, of rounding errors.
                 sd = float(known.std()) if known.max() > known.min() else 1.0
@@ -117,9 +116,65 @@ class ClinicalSpec(BaseModel):
         return np.array(encoded, dtype=np.float32)
 
 
+class NumberRange(BaseModel):
+    """The least and the greatest known value of a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    least: float
+    most: float
+
+
+class ClinicalRange(BaseModel):
+    """Between which numbers the training cohort's records lie.
+
+    It is the bundle's, not a member's: a member's fold may lack the cohort's oldest patient.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    numbers: tuple[NumberRange, ...]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, records: Sequence[Record], schema: ClinicalSchema) -> "ClinicalRange":
+        """Find the range of each number that some record holds."""
+        missing = frozenset(code.lower() for code in schema.missing)
+        rows = [lower_keys(record.values) for record in records]
+        known = {name: _known_numbers(rows, name, missing) for name in schema.numbers}
+        return cls(
+            numbers=tuple(
+                NumberRange(name=name, least=float(values.min()), most=float(values.max()))
+                for name, values in known.items()
+                if values.size
+            ),
+            missing=tuple(sorted(missing)),
+        )
+
+    def check(self, record: Record, *, warn: Warn) -> None:
+        """Warn of each number that no training case had the like of."""
+        row = lower_keys(record.values)
+        for column in self.numbers:
+            value = read_number(row.get(column.name.lower()), frozenset(self.missing))
+            if value is not None and not column.least <= value <= column.most:
+                warn(
+                    f"{record.source}: {column.name}: {value:g} is outside {column.least:g} to "
+                    f"{column.most:g}, the range of the training cohort"
+                )
+
+
 def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
     """Return a record's values under lower-case keys."""
     return {key.lower(): value for key, value in values.items()}
+
+
+def _known_numbers(
+    rows: Sequence[Mapping[str, object]], name: str, missing: frozenset[str]
+) -> npt.NDArray[np.float64]:
+    """Return the values of a number, of the rows (with lower-case keys) that hold one."""
+    column = [read_number(row.get(name.lower()), missing) for row in rows]
+    return np.array([value for value in column if value is not None])
 
 
 def _is_missing(value: object, missing: frozenset[str]) -> bool:

@@ -20,8 +20,7 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
         stored = predictor.stored(case, warn=warn) if isinstance(predictor, BagPredictor) else None
         has_slide = stored is not None or _check_slides(predictor, case, warn=warn)
         predictor.check_modalities(case, has_slide=has_slide)
-        for member in predictor.bundle.members:
-            member.inputs(case, stored, warn=warn)
+        predictor.inputs(case, stored, warn=warn)
 
 
 def _check_slides(predictor: Predictor, case: Case, *, warn: Warn) -> bool:

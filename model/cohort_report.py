@@ -110,6 +110,7 @@ def _content(
         ).most_common(),
         "failures": failures,
         "warnings": warnings,
+        "unchecked": _unchecked(bundle),
         "case_ids": [result.case_id for result in results],
         "tau": mapping.tau,
         "training": len(mapping.risks),
@@ -140,6 +141,16 @@ def cause_of(text: str, case_id: str) -> str:
     text = _FOLDERS.sub("", text).replace(case_id, "…")
     text = _NUMBER.sub("…", _QUOTED.sub("…", text))
     return _NAMES.sub("", text)
+
+
+def _unchecked(bundle: Bundle) -> list[str]:
+    """Return the inputs that are used, but whose range in training the bundle does not know."""
+    known = {
+        "clinical": ("clinical numbers", bundle.manifest.clinical_range),
+        "slide": ("embeddings", bundle.embedding_range),
+    }
+    used = [known[name] for name in bundle.members[0].fusion.config.modalities if name in known]
+    return [what for what, own in used if own is None]
 
 
 def _beyond_training(results: Sequence[Result], mapping: TimeMapping) -> list[Cause]:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.batch import Bag
+from model.batch import Bag, CaseInputs
 from model.bundle import Bundle
 from model.case import Case, Prediction
 from model.encoder import Encoder, embed_patches, load_encoder
 from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
+from model.messages import merge_messages
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.slide import Slide, is_placeholder
 from model.stages import stage
@@ -72,7 +73,6 @@ class Predictor:
             survival=dict(zip(SURVIVAL_MONTHS, survival.tolist(), strict=True)),
             interval=(float(low), float(high)),
             modalities=modalities,
-            # Members repeat what they share; the user reads each warning once.
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
@@ -91,14 +91,33 @@ class Predictor:
 
     def risk(self, case: Case, bag: Bag | None, *, warn: Warn) -> float:
         """Return the ensemble's risk: the mean of its members' z-scored risks."""
-        risks = []
-        for member in self.bundle.members:
-            batch = member.collate([member.inputs(case, bag, warn=warn)]).to(self.device)
-            risks.append(member.risk(batch)[0])
+        inputs = self.inputs(case, bag, warn=warn)
+        risks = [
+            member.risk(member.collate([own]).to(self.device))[0]
+            for member, own in zip(self.bundle.members, inputs, strict=True)
+        ]
         risk = float(np.mean(risks))
         if not np.isfinite(risk):
             raise CaseError("the fused inputs", expected="a finite risk", found=risk)
         return risk
+
+    def inputs(self, case: Case, bag: Bag | None, *, warn: Warn) -> list[CaseInputs]:
+        """Turn a case and its bag into each member's tensors, with a warning of what is odd.
+
+        Raises:
+            CaseError: The RNA record lacks too many genes.
+        """
+        clinical, embeddings = self.bundle.manifest.clinical_range, self.bundle.embedding_range
+        if clinical is not None and case.clinical is not None:
+            clinical.check(case.clinical, warn=warn)
+        if embeddings is not None and bag is not None:
+            embeddings.check(bag.embeddings, warn=warn)
+        said: list[str] = []
+        inputs = [member.inputs(case, bag, warn=said.append) for member in self.bundle.members]
+        # Members say the same with numbers of their own; the user reads it once.
+        for line in merge_messages(said):
+            warn(line)
+        return inputs
 
     def check_modalities(self, case: Case, *, has_slide: bool) -> tuple[str, ...]:
         """Return the modalities that are there and used.

@@ -17,6 +17,7 @@ from toy_fusions import DIMS, NAMES, TOY_SETTINGS, toy_cases
 from model.batch import Bag, Batch, CaseInputs, collate
 from model.bundle import Bundle, Manifest, read_manifest
 from model.case import Case, Record
+from model.clinical import ClinicalRange, NumberRange
 from model.encoder import ENCODERS
 from model.fusion import Fusion, FusionConfig, build_fusion
 from model.member import Member
@@ -104,6 +105,15 @@ def test_a_bundle_of_one_modality(tmp_path: Path) -> None:
     assert risks(loaded) == risks(saved)
 
 
+def test_the_range_of_the_clinical_numbers_travels_along(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.safetensors"
+    ages = ClinicalRange(numbers=(NumberRange(name="age", least=31.5, most=92),), missing=("-1",))
+    make_bundle("concat", clinical_range=ages).save(path)
+    assert Bundle.load(path).manifest.clinical_range == ages
+    make_bundle("concat").save(path)
+    assert Bundle.load(path).manifest.clinical_range is None
+
+
 def test_an_encoder_and_its_patches_travel_along(tmp_path: Path) -> None:
     path = tmp_path / "bundle.safetensors"
     # Whoever brings weights pins their sha256; the rest of the spec is this program's.
@@ -170,6 +180,40 @@ def test_the_ensemble_averages_z_scores() -> None:
     expected = np.mean([2 * age, (2 * age - 1) / 4, (2 * age + 1) / 0.5])
     risk = predictor.risk(a_case(), a_bag(), warn=no_warning)
     assert risk == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_members_say_with_numbers_of_their_own_is_read_once() -> None:
+    """An age of 7,200 lies far from each member's own mean; a cohort's range is known once."""
+    bundle = make_bundle("concat")
+    column = CLINICAL.numbers[0]
+    members = tuple(
+        replace(
+            member,
+            clinical=CLINICAL.model_copy(
+                update={"numbers": (column.model_copy(update={"mean": mean}),)}
+            ),
+        )
+        for member, mean in zip(bundle.members, (71.25, 69.5), strict=True)
+    )
+    ages = ClinicalRange(numbers=(NumberRange(name="age", least=31, most=92),), missing=("-1",))
+    record = Record({"age": 7200, "stage": "T4"}, Path("clinical.json"))
+    case = replace(a_case(), clinical=record)
+    said = {}
+    for clinical_range in (None, ages):
+        manifest = bundle.manifest.model_copy(update={"clinical_range": clinical_range})
+        whole = replace(bundle, manifest=manifest, members=members)
+        predictor = Predictor(whole, weights_dirs=(), device=CPU)
+        warnings: list[str] = []
+        predictor.risk(case, a_bag(), warn=warnings.append)
+        said[clinical_range] = warnings
+    of_members = [
+        "clinical.json: age: 7200 lies more than 10 sd from the training mean 69.5 to 71.2",
+        "clinical.json: stage: expected one of t1hg, found 'T4'",
+        "clinical.json: age: no sentence for 7200; that for 73 is used",
+    ]
+    assert said[None] == of_members
+    outside = "clinical.json: age: 7200 is outside 31 to 92, the range of the training cohort"
+    assert said[ages] == [outside, *of_members]
 
 
 # --- the manifest on the command line -------------------------------------------------------------

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from made_up_cohort import make_results, make_run
 from small_bundles import build_bundle
 
 from model.bundle import Bundle
+from model.clinical import ClinicalRange, NumberRange
 from model.cohort_report import cause_of, group_messages, write_cohort_report
 from model.cohort_scorer import Result
+from model.embedding_range import EmbeddingRange
 
 CASES = 120
 
@@ -163,6 +166,11 @@ def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: P
         ("age: expected a number, found 'old'", "age: expected a number, found …"),
         ("case C1: unexpected KeyError: 'C1'", "unexpected KeyError: …"),
         ("s.svs: pixel size none; 0.25 µm is assumed", "s.svs: pixel size none; … µm is assumed"),
+        (
+            "/d/C1_CD.json: age: 104 is outside 31 to 92, the range of the training cohort",
+            "…_CD.json: age: … is outside … to …, the range of the training cohort",
+        ),
+        ("age: 7200 lies 10 sd from 70.9 to 71.6", "age: … lies … sd from … to …"),
         ("stage: expected t1hg, tahg, found x", "stage: expected t1hg, tahg, found x"),
     ],
 )
@@ -178,6 +186,46 @@ def test_the_most_frequent_cause_is_first_and_counts_a_case_once() -> None:
         ("slide … dark", [1, 2]),
         ("x.tif: bad", [0]),
     ]
+
+
+def test_embeddings_unlike_those_of_training_have_a_line_of_their_own(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """As do ages, and both are counted by cases."""
+    far = "slide: embeddings are {} times as far from the training cohort's as any of its own cases"
+    old = "/data/{0}_CD.json: age: {1} is outside 31 to 92, the range of the training cohort"
+    results = make_results(bundle, 4)
+    warnings = [[far.format(2.1)], [far.format(31.0), old.format("P0001", 101)], [], []]
+    told = [
+        result.model_copy(update={"warnings": tuple(own)})
+        for result, own in zip(results, warnings, strict=True)
+    ]
+    page = write_cohort_report(tmp_path, told, make_run(), bundle)
+    cells = Page(page.read_text(encoding="utf-8")).of("td")
+    place = cells.index(far.format("…"))
+    assert (cells[place - 1], cells[place + 1]) == ("2", "P0000, P0001")
+    place = cells.index("…_CD.json: age: … is outside … to …, the range of the training cohort")
+    assert (cells[place - 1], cells[place + 1]) == ("1", "P0001")
+
+
+def test_what_cannot_be_compared_with_training_is_named(
+    bundle: Bundle, tmp_path: Path, text: str
+) -> None:
+    unknown = "Not compared with those of training, whose range this bundle does not know: {}."
+    assert unknown.format("embeddings, clinical numbers") in text
+    ages = ClinicalRange(numbers=(NumberRange(name="age", least=31, most=92),), missing=())
+    manifest = bundle.manifest.model_copy(update={"clinical_range": ages})
+    embeddings = EmbeddingRange(np.zeros(6), np.eye(6)[:2], 1.0, 1.0, 50.0, 1.0)
+    results = make_results(bundle, 3)
+    for known, left in (
+        (replace(bundle, manifest=manifest), "embeddings"),
+        (replace(bundle, embedding_range=embeddings), "clinical numbers"),
+        (replace(bundle, manifest=manifest, embedding_range=embeddings), ""),
+    ):
+        page = write_cohort_report(tmp_path, results, make_run(), known)
+        said = page.read_text(encoding="utf-8")
+        assert (unknown.format(left) in said) == bool(left)
+        assert ("Not compared" in said) == bool(left)
 
 
 # -- what it is ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import torch
 from job_files import CHIMERA, CLINICAL, MASK, RNA, SLIDE, no_warning
 from jobs import read_answer, run_door, write_job
+from safetensors.torch import load_file
 
 from model.bundle import Bundle
 from model.case import read_json
@@ -92,9 +93,43 @@ def test_a_member_scores_raw_files_as_it_scored_cached_bags_in_training(
         for index in test[:3].tolist():
             prediction = predictor.predict(cases[index].case, progress=lambda done, total: None)
             risks.append(prediction.risk)
+            assert not [text for text in prediction.warnings if "training cohort" in text]
             recorded = float(in_training[prediction.case_id]["risk"])
             assert prediction.risk == pytest.approx(recorded, abs=1e-5)
     assert np.ptp(risks) > 0.1  # the members tell the cases apart
+
+
+def test_the_bundle_knows_the_range_of_all_its_training_cases(
+    folder: Path, cases: list[LabelledCase]
+) -> None:
+    """That of neither fold, but of the cohort: its oldest patient and each of its bags."""
+    bundle = Bundle.load(folder / "run" / "bundle.safetensors")
+    known, embeddings = bundle.manifest.clinical_range, bundle.embedding_range
+    assert known is not None and embeddings is not None
+    records = [case.case.clinical for case in cases if case.case.clinical is not None]
+    ages = [float(str(record.values["age"])) for record in records]
+    age = {number.name: number for number in known.numbers}["age"]
+    assert (age.least, age.most) == (min(ages), max(ages))
+    bags = [load_file(path)["embeddings"] for path in (folder / "cohort" / "bags").iterdir()]
+    assert len(bags) == SETTINGS["cases"]
+    means = torch.stack([bag.double().mean(dim=0) for bag in bags])
+    assert embeddings.mean == pytest.approx(means.mean(dim=0).numpy(), abs=1e-6)
+
+
+def test_a_case_unlike_training_is_told_so_once(folder: Path, cases: list[LabelledCase]) -> None:
+    bundle = Bundle.load(folder / "run" / "bundle.safetensors")
+    predictor = Predictor(bundle, weights_dirs=[], device=torch.device("cpu"))
+    case = cases[0].case
+    assert case.clinical is not None
+    values = dict(case.clinical.values) | {"age": 104}
+    odd = replace(case, clinical=replace(case.clinical, values=values))
+    bag = predictor.embed(case, warn=no_warning, progress=lambda done, total: None)
+    assert bag is not None
+    warnings: list[str] = []
+    predictor.risk(odd, replace(bag, embeddings=5 - bag.embeddings), warn=warnings.append)
+    age, slide = warnings
+    assert age.endswith(", the range of the training cohort") and "age: 104 is outside" in age
+    assert slide.startswith("slide: embeddings are ")
 
 
 def test_the_container_answers_what_the_evaluation_says(

@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 
 from model.bundle import Bundle, Manifest, Task, write_tensors
+from model.clinical import ClinicalRange
+from model.embedding_range import EmbeddingRange
 from model.errors import ConfigError, Warn
 from model.interface import Interface
 from model.member import Member, MemberManifest, load_member
@@ -19,7 +21,7 @@ from train import ranks
 from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes
 from train.config import TrainConfig
-from train.dataset import Bags, make_fold, start_member
+from train.dataset import Bags, CohortBags, make_fold, start_member
 from train.folds import outer_folds, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 
@@ -121,8 +123,20 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
         members=tuple(member.manifest() for member in members),
         mapping=run.config.mapping,
         provenance=dict(provenance),
+        clinical_range=_clinical_range(run) if "clinical" in settings.modalities else None,
     )
-    return Bundle(manifest, members, mapping)
+    return Bundle(
+        manifest, members, mapping, embedding_range=_embedding_range(run) if uses_slides else None
+    )
+
+
+def _clinical_range(run: Run) -> ClinicalRange:
+    records = [case.case.clinical for case in run.cases if case.case.clinical is not None]
+    return ClinicalRange.fit(records, run.interface.clinical)
+
+
+def _embedding_range(run: Run) -> EmbeddingRange | None:
+    return EmbeddingRange.fit(CohortBags(run.bags, tuple(case.case_id for case in run.cases)))
 
 
 def _fit_fold(

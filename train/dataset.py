@@ -108,6 +108,18 @@ class FoldBags:
         return (case.bag for case in cases if case.bag is not None)
 
 
+@dataclass(frozen=True)
+class CohortBags:
+    """The bags (N, D) of cases, one in memory at a time; can be gone through more than once."""
+
+    bags: Bags
+    case_ids: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        found = (self.bags.get(case_id) for case_id in self.case_ids)
+        return (bag.embeddings for bag in found if bag is not None)
+
+
 def start_member(
     cases: Sequence[LabelledCase],
     bags: Bags,

@@ -1,0 +1,36 @@
+"""One line of what the members of an ensemble say of one case, each with numbers of its own."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+_NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
+_VALUES = r"(?<=: expected one of ).*(?=, found )"
+_NUMBER = r"(?<![\w.,-])-?\d+(?:[.,]\d+)*(?:e[+-]\d+)?(?![\w/])"
+_PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
+
+
+def merge_messages(messages: Iterable[str]) -> list[str]:
+    """Join messages that differ in numbers or lists alone, in the order of the first of each.
+
+    A number that differs becomes a range, "70.9 to 71.6"; of lists, the longest is kept.
+    """
+    alike: dict[str, list[str]] = {}
+    for message in messages:
+        alike.setdefault(_PART.sub("…", message), []).append(message)
+    return [_merge(group) for group in alike.values()]
+
+
+def _merge(messages: Sequence[str]) -> str:
+    """Join messages of one kind."""
+    columns = zip(*map(_PART.findall, messages), strict=True)
+    merged = iter([_merge_parts(column) for column in columns])
+    return _PART.sub(lambda _: next(merged), messages[0])
+
+
+def _merge_parts(parts: Sequence[str]) -> str:
+    if len(set(parts)) == 1:
+        return parts[0]
+    if not all(re.fullmatch(_NUMBER, part) for part in parts):
+        return max(parts, key=len)
+    rising = sorted(parts, key=lambda part: float(part.replace(",", "")))
+    return f"{rising[0]} to {rising[-1]}"

@@ -1,0 +1,56 @@
+"""What members say with numbers of their own becomes one line."""
+
+import pytest
+
+from model.messages import merge_messages
+
+FAR = "rna.json: {} of 1,200 genes lie more than 10 sd from training; is the scale 'log' right?"
+MISSING = "rna.json: {} genes set to the training mean: {}"
+UNKNOWN = "cd.json: stage: expected one of {}, found 'T4'"
+MEAN = "cd.json: psa: 1e+09 lies more than 10 sd from the training mean {}"
+
+
+@pytest.mark.parametrize(
+    ("messages", "merged"),
+    [
+        ([], []),
+        (["one", "two", "one"], ["one", "two"]),
+        ([FAR.format("60")] * 5, [FAR.format("60")]),
+        ([FAR.format(n) for n in ("60", "1,012", "311")], [FAR.format("60 to 1,012")]),
+        ([MEAN.format(n) for n in ("-0.5", "0.25", "-1.5")], [MEAN.format("-1.5 to 0.25")]),
+        ([MEAN.format(n) for n in ("1.25e+03", "998")], [MEAN.format("998 to 1.25e+03")]),
+        (
+            [MISSING.format(2, "A1BG, TP53"), MISSING.format(1, "HLA-A")],
+            [MISSING.format("1 to 2", "A1BG, TP53")],
+        ),
+        (
+            [MISSING.format(7, "A, B, C, D, E and 2 more"), MISSING.format(5, "A, B, C, D, E")],
+            [MISSING.format("5 to 7", "A, B, C, D, E and 2 more")],
+        ),
+        (
+            [UNKNOWN.format("t1, ta"), UNKNOWN.format("t1, t2, ta"), UNKNOWN.format("2, 10")],
+            [UNKNOWN.format("t1, t2, ta")],
+        ),
+        ([MEAN.format(5), FAR.format(1), MEAN.format(6)], [MEAN.format("5 to 6"), FAR.format(1)]),
+    ],
+)
+def test_messages_that_differ_in_numbers_or_lists_are_joined(
+    messages: list[str], merged: list[str]
+) -> None:
+    assert merge_messages(messages) == merged
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [
+            "cd.json: age: expected a number, found 'old'",
+            "cd.json: bmi: expected a number, found 1",
+        ],
+        ["/a/C1_RNA.json: bad", "/a/C2_RNA.json: bad"],
+        ["T1.tif: no tissue", "T2.tif: no tissue"],
+        ["a: … of 5", "b: … of 5"],
+    ],
+)
+def test_messages_of_other_things_stay_apart(messages: list[str]) -> None:
+    assert merge_messages(messages) == messages
