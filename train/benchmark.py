@@ -19,6 +19,7 @@ import numpy as np
 from model.fusion import FUSIONS
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
+from train.benchmark_oracle import run_oracle
 from train.benchmark_results import write_results
 from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
@@ -46,8 +47,9 @@ def run_benchmark(path: Path, overrides: Sequence[str], say: Say) -> None:
     else:
         with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
             results = list(pool.map(run, config.cohorts))
+    oracle = config.oracle and run_oracle(config.oracle, config.output / "oracle", say=say)
     command = " ".join(["python -m train benchmark", str(path), *overrides])
-    write_results(config, results, command=command)
+    write_results(config, results, oracle or (), command=command)
     say(f"wrote {config.results} in {time.monotonic() - started:.0f} s")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.batch import Modality
+from train.benchmark_oracle import OracleConfig
 from train.config import FitConfig, FusionChoice
 from train.tables import Endpoint, Source
 
@@ -73,6 +74,7 @@ class BenchmarkConfig(_Part):
         workers: Cohorts at once, each in a process.
         histology_groups: Whether a slide's features make one row a natural group of features, so
             that there is something to attend to, or one row in all.
+        oracle: Fusions on simulated patients with a known risk; a part of the same page.
         learning_rates: The deep models choose among them, on inner folds and with the first seed,
             in place of `fit`'s own.
     """
@@ -90,6 +92,7 @@ class BenchmarkConfig(_Part):
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]
     published: tuple[Published, ...] = ()
+    oracle: OracleConfig | None = None
 
     @model_validator(mode="after")
     def _epochs_are_chosen(self) -> "BenchmarkConfig":

@@ -15,6 +15,8 @@ from model.errors import ConfigError
 from train.baselines import INNER_FOLDS, Forest
 from train.benchmark_config import BenchmarkConfig, Published, title
 from train.benchmark_figure import draw_forest
+from train.benchmark_oracle import OracleResult
+from train.benchmark_oracle_page import oracle_section
 from train.benchmark_scores import CohortRisks, Line, Scores, score
 from train.estimate import Estimate
 from train.table_fusion import Chosen
@@ -23,12 +25,20 @@ ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interv
 LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
 
 
-def write_results(config: BenchmarkConfig, results: Sequence[CohortRisks], *, command: str) -> None:
+def write_results(
+    config: BenchmarkConfig,
+    results: Sequence[CohortRisks],
+    oracle: Sequence[OracleResult],
+    *,
+    command: str,
+) -> None:
     """Score the cohorts, write the page and draw its picture beside it."""
     scores = [score(risks, config.resamples) for risks in results]
     picture = config.results.with_suffix(".png").name
     parts = [_summary(scores, config.caveats, picture), _how(config, results, command)]
     parts += [_section(config, one) for one in scores]
+    if config.oracle:
+        parts.append(oracle_section(config.oracle, oracle))
     config.results.write_text("\n\n".join(parts) + "\n")
     draw_forest(scores, config.results.with_suffix(".png"))
 

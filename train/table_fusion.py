@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,24 @@ from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag
 from train.text_encoder import load_text_encoder
 from train.views import Cases, Clinical, Components, FloatArray, Genes, Histology, View
+
+
+class Folds(Protocol):
+    """Cases under preprocessing that was fitted."""
+
+    def fold(
+        self, cases: Cases, modalities: tuple[Modality, ...], gene_sets: GeneSets | None = None
+    ) -> Fold:
+        """Return cases as a fusion of these modalities sees them, its genes perhaps in sets."""
+        ...
+
+
+class CaseEncoder(Protocol):
+    """Preprocessing that is fitted on training cases."""
+
+    def fit(self, cases: Cases) -> Folds:
+        """Fit on training cases alone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -177,7 +195,7 @@ class TableFusion:
     settings: dict[str, Any]
     config: FitConfig
     learning_rates: tuple[float, ...]
-    encoder: TableEncoder
+    encoder: CaseEncoder
     seed: int
     gene_sets: GeneSets | None = None
     advice: dict[frozenset[str], Chosen] = field(default_factory=dict)
