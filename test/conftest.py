@@ -1,6 +1,7 @@
 """What several test files share, made once a run: small bundles and a slide to score with them."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,17 @@ def lenient_predictor(lenient_bundle: Path) -> "Predictor":
     from model.predictor import Predictor
 
     return Predictor(Bundle.load(lenient_bundle), weights_dirs=[], device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def quick_report() -> Iterator[None]:
+    """Draw 20 resamples for the reports: the others cost more than all the rest of a small run."""
+    from train import commands
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("training_report", "validation_report"):
+            patch.setattr(commands, name, partial(getattr(commands, name), resamples=20))
+        yield
 
 
 @pytest.fixture(scope="session")

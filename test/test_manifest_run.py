@@ -46,6 +46,9 @@ split = "centre"
 """
 
 
+pytestmark = pytest.mark.usefixtures("quick_report")
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     """Return the path of a config, its cohort beside it: 24 patients of two centres."""
