@@ -40,7 +40,7 @@ check: $(VENV)/.dev  ## check format, lint, types, import rules, Dockerfile and 
 bench: $(VENV)/.dev  ## run the benchmarks
 	@echo "Benchmarks: $(BENCHMARKS)"
 	@set -e; for script in $(BENCHMARKS); do \
-		echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script; \
+		echo "== $$script"; PYTHONPATH=.:test $(BIN)/python $$script; \
 	done
 
 # $(IMAGE_TEST) builds without Docker; elsewhere do_test_run.sh is the ordinary way.

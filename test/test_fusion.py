@@ -258,7 +258,7 @@ def test_it_learns_16_cases(name: str) -> None:
     batch = collate(toy_cases(*[5, 1, 3, 8] * 4), DIMS)
     torch.manual_seed(4)
     time, event = torch.rand(16), torch.arange(16) % 3 > 0
-    optimizer = torch.optim.Adam(fusion.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(fusion.parameters(), lr=0.01)
     for _ in range(100):
         optimizer.zero_grad()
         backward(cox_nll(fusion(batch), event=event, time=time))

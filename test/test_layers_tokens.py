@@ -7,13 +7,17 @@ import pytest
 import torch
 from by_hand import array, count, shuffled, softmax
 from torch import Tensor, nn
+from toy_fusions import DIMS, toy_cases
 
-from model.fusion.layers import snn
+from model.batch import Modality, collate
+from model.fusion.layers import mlp, snn
 from model.fusion.layers_tokens import (
     QUERIES_AT_ONCE,
     CrossAttention,
     GroupedSnn,
     HubAttention,
+    PatchTokens,
+    TokensConfig,
     attend,
     attention_weights,
     masked_mean,
@@ -140,10 +144,12 @@ def test_attention_to_nothing_is_zeros_and_has_a_gradient() -> None:
         assert not gradient(value)[1].any()
 
 
-def test_cross_attention_equals_its_equation() -> None:
-    attention = CrossAttention(6, 4)
+@pytest.mark.parametrize("width_in", [6, 4], ids=["narrower", "as wide"])
+@pytest.mark.parametrize("asked", [3, 7], ids=["few queries", "many queries"])
+def test_cross_attention_equals_its_equation(width_in: int, asked: int) -> None:
+    attention = CrossAttention(width_in, 4)
     weights = shuffled(attention)
-    queries, tokens = torch.randn(1, 3, 6), torch.randn(1, 5, 6)
+    queries, tokens = torch.randn(1, asked, width_in), torch.randn(1, 5, width_in)
     mask = torch.tensor([[True, False, True, True, False]])
     real = array(tokens[0, mask[0]])
     q, k, v = (
@@ -155,6 +161,22 @@ def test_cross_attention_equals_its_equation() -> None:
     found = attention.weights(queries, tokens, mask)[0]
     assert found[mask[0]].tolist() == pytest.approx(shares.mean(axis=0), rel=1e-4)
     assert "key.bias" not in weights  # the softmax would not see it
+    assert not attention(queries, tokens, torch.zeros_like(mask)).any()
+
+
+@pytest.mark.parametrize("optional", [(), ("slide",)], ids=["needed", "optional"])
+def test_patches_in_pieces_are_the_same_tokens(
+    optional: tuple[Modality, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.fusion.layers_tokens.PIECE", 4)
+    tokens = PatchTokens(TokensConfig(optional=optional), mlp((DIMS.embedding, 7, 6), 0.0), 6)
+    batch = collate(toy_cases(9, 3), DIMS)
+    whole, mask = tokens(batch)
+    with torch.no_grad():
+        pieces, same_mask = tokens(batch)
+    assert pieces.shape == (2, 9, 6)
+    assert torch.allclose(pieces, whole, atol=1e-6)
+    assert torch.equal(same_mask, mask)
 
 
 def test_groups_are_a_hub_between_patches() -> None:

@@ -16,7 +16,7 @@ SELU_LIMIT = -1.7580993408473766
 
 
 PIECE = 4096
-"""Patches that pass through an attention pool at once."""
+"""Patches that pass through layers at once."""
 
 
 class Dropout(nn.Dropout):

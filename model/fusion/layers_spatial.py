@@ -50,6 +50,8 @@ def nearest_patches(coords: torch.Tensor, most: int) -> tuple[torch.Tensor, torc
         Their positions in `coords` (N, K), and whether they are there: in a small bag there are
         fewer than asked for.
     """
+    if (coords == coords[0]).all():  # as in bags without coordinates
+        return _first_patches(coords, most)
     places = coords.double()
     area = (places.amax(dim=0) - places.amin(dim=0) + 1).prod()
     reach = 2 * float((area / len(places)).sqrt())  # two steps of a full grid
@@ -59,6 +61,14 @@ def nearest_patches(coords: torch.Tensor, most: int) -> tuple[torch.Tensor, torc
     ]
     positions, there = zip(*found, strict=True)
     return torch.cat(positions), torch.cat(there)
+
+
+def _first_patches(coords: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is nearest where all are at one place."""
+    own = torch.arange(len(coords), device=coords.device)[:, None]
+    positions = own[: min(most, len(coords) - 1)].T.repeat(len(coords), 1)
+    positions += positions >= own
+    return positions, torch.ones_like(positions, dtype=torch.bool)
 
 
 def _nearest_in_strip(

@@ -10,7 +10,7 @@ from torch.nn.functional import elu, embedding_bag, scaled_dot_product_attention
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import AlphaDropout, Dropout, StandIns, snn
+from model.fusion.layers import PIECE, AlphaDropout, Dropout, StandIns, snn
 
 QUERIES_AT_ONCE = 64
 """Of attention weights, which need memory for each pair; attention itself does not."""
@@ -123,12 +123,28 @@ class PatchTokens(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tokens (B, N, width) and which are real or stand in (B, N)."""
-        tokens: torch.Tensor = self.project(batch.bag)
-        if self.stand_in is None:
+        tokens = _in_pieces(self.project, batch.bag)
+        if self.stand_in is None or batch.slide_present.all():
             return tokens, batch.mask
         stands_in = torch.zeros_like(batch.mask)
         stands_in[:, 0] = ~batch.slide_present
         return torch.where(stands_in[..., None], self.stand_in, tokens), batch.mask | stands_in
+
+
+def _in_pieces(layers: nn.Module, bag: torch.Tensor) -> torch.Tensor:
+    """Return what layers make of each patch (B, N, width) of a bag (B, N, D).
+
+    Without a graph, which keeps every layer's activations anyway, only one piece's are in memory.
+    """
+    if torch.is_grad_enabled():
+        whole: torch.Tensor = layers(bag)
+        return whole
+    rows = bag.flatten(0, 1)
+    one: torch.Tensor = layers(rows[:1])  # for its width and type
+    made = one.new_empty(len(rows), one.shape[1])
+    for into, piece in zip(torch.split(made, PIECE), torch.split(rows, PIECE), strict=True):
+        into.copy_(layers(piece))
+    return made.view(*bag.shape[:2], -1)
 
 
 class ClinicalVector(nn.Module):
@@ -187,6 +203,10 @@ class CrossAttention(nn.Module):
     """Q' = softmax(F_q(Q) F_k(X)ᵀ / √width) F_v(X), with one head and linear F.
 
     F_k has no bias: it would shift all scores of a query alike, which a softmax does not see.
+
+    Where few queries ask many tokens, F_k and F_v are applied to the queries and to the sums:
+    F_q(Q) · W_k x = W_kᵀ F_q(Q) · x, and Σ A_n (W_v x_n + b) = W_v Σ A_n x_n + b as Σ A_n = 1. That
+    spares the products with each token, and the keys and values.
     """
 
     def __init__(self, width_in: int, width: int, *, bias: bool = True) -> None:
@@ -199,7 +219,12 @@ class CrossAttention(nn.Module):
         self, queries: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return (B, Q, width) of queries (B, Q, width_in) and tokens (B, N, width_in)."""
-        return attend(self.query(queries), self.key(tokens), self.value(tokens), mask)
+        asked = self.query(queries)
+        same = self.key.in_features == self.key.out_features
+        if not same or queries.shape[1] >= tokens.shape[1]:
+            return attend(asked, self.key(tokens), self.value(tokens), mask)
+        seen: torch.Tensor = self.value(attend(asked @ self.key.weight, tokens, tokens, mask))
+        return seen if mask is None else seen * mask.any(dim=1)[:, None, None]
 
     def weights(
         self, queries: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
