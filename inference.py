@@ -69,7 +69,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for each in (parser, server, cohort):
         each.add_argument("--output", type=Path, help="where to write")
         each.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
-        each.add_argument("--device", help="auto, cpu or cuda")
+        each.add_argument("--device", choices=["auto", "cpu", "cuda"], help="auto if not said")
     return parser.parse_args(arguments)
 
 
@@ -101,7 +101,7 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         default=False,
-        help="drop what another bundle, manifest or setting left in the output folder",
+        help="drop what another bundle or setting left in the output folder",
     )
 
 
@@ -205,11 +205,8 @@ def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
 
     bundle_path, manifest = read_bundle_manifest(options)
     interface = find_interface(bundle_path, manifest)
-    device = torch.device(
-        options.device
-        if options.device != "auto"
-        else ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(automatic if options.device == "auto" else options.device)
     with stage("load"):
         bundle = Bundle.load(bundle_path)
         predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
