@@ -29,7 +29,7 @@ COPY resources/ resources/
 RUN python -m compileall -q --invalidation-mode unchecked-hash model
 
 USER 10001:10001
-ENTRYPOINT ["python", "inference.py"]
+ENTRYPOINT ["python", "/opt/app/inference.py"]
 
 FROM algorithm AS invoke
 LABEL org.grand-challenge.api-method="invoke"

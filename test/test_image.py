@@ -1,5 +1,6 @@
 """Exactly what the Dockerfile copies, in an empty folder, scores a job."""
 
+import json
 import os
 import re
 import shutil
@@ -51,6 +52,12 @@ def image(tmp_path: Path) -> Path:
 def test_the_image_holds_the_program_and_nothing_else() -> None:
     sources = {source.rstrip("/") for source, _ in copied_paths()}
     assert sources == {"inference.py", "model", "resources", "requirements.txt"}
+
+
+def test_it_starts_the_images_program_from_any_folder() -> None:
+    """Apptainer starts in the folder of its user, which may hold another inference.py."""
+    (start,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert json.loads(start) == ["python", "/opt/app/inference.py"]
 
 
 def test_the_containers_user_may_read_every_file(image: Path) -> None:

@@ -168,7 +168,7 @@ def test_cross_attention_equals_its_equation(width_in: int, asked: int) -> None:
 def test_patches_in_pieces_are_the_same_tokens(
     optional: tuple[Modality, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.fusion.layers_tokens.PIECE", 4)
+    monkeypatch.setattr("model.fusion.layers_tokens.piece_size", lambda device: 4)
     tokens = PatchTokens(TokensConfig(optional=optional), mlp((DIMS.embedding, 7, 6), 0.0), 6)
     batch = collate(toy_cases(9, 3), DIMS)
     whole, mask = tokens(batch)

@@ -15,10 +15,6 @@ SELU_LIMIT = -1.7580993408473766
 """What the function of self-normalising networks tends to for very negative inputs."""
 
 
-PIECE = 4096
-"""Patches that pass through layers at once."""
-
-
 class Dropout(nn.Dropout):
     """torch's dropout, drawing 8 or 16 random bits an element on a CPU rather than a float.
 
@@ -94,6 +90,11 @@ def init_xavier(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def piece_size(device: torch.device) -> int:
+    """Return how many patches pass through layers at once: on a CPU what a core's cache holds."""
+    return 1024 if device.type == "cpu" else 4096
+
+
 class GatedAttentionPool(nn.Module):
     """Pool a bag by gated attention.
 
@@ -120,8 +121,9 @@ class GatedAttentionPool(nn.Module):
         cases = torch.arange(len(bag), device=bag.device)[:, None]  # (B, 1)
         rows = bag.flatten(0, 1), mask.flatten(), cases.expand_as(mask).flatten()
         lowest = torch.finfo(torch.float32).min
+        pieces = (torch.split(row, piece_size(bag.device)) for row in rows)
         scores, levels, parts = [], [], []
-        for x, real, of in zip(*(torch.split(row, PIECE) for row in rows), strict=True):
+        for x, real, of in zip(*pieces, strict=True):
             patches = self.project(x)  # (n, width)
             score = self.score(self.value(patches) * self.gate(patches)).squeeze(-1)  # (n,)
             own = torch.where((of == cases) & real, score, lowest)  # (B, n)

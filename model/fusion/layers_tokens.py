@@ -10,7 +10,7 @@ from torch.nn.functional import elu, embedding_bag, scaled_dot_product_attention
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import PIECE, AlphaDropout, Dropout, StandIns, snn
+from model.fusion.layers import AlphaDropout, Dropout, StandIns, piece_size, snn
 
 QUERIES_AT_ONCE = 64
 """Of attention weights, which need memory for each pair; attention itself does not."""
@@ -139,10 +139,10 @@ def _in_pieces(layers: nn.Module, bag: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled():
         whole: torch.Tensor = layers(bag)
         return whole
-    rows = bag.flatten(0, 1)
+    rows, size = bag.flatten(0, 1), piece_size(bag.device)
     one: torch.Tensor = layers(rows[:1])  # for its width and type
     made = one.new_empty(len(rows), one.shape[1])
-    for into, piece in zip(torch.split(made, PIECE), torch.split(rows, PIECE), strict=True):
+    for into, piece in zip(torch.split(made, size), torch.split(rows, size), strict=True):
         into.copy_(layers(piece))
     return made.view(*bag.shape[:2], -1)
 
