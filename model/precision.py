@@ -4,7 +4,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
+from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -43,6 +45,47 @@ def fold_batch_norms(network: nn.Module) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
+
+
+class EvenlyPadded(nn.Conv2d):
+    """A convolution in steps of 2 that pads as TensorFlow does, without copying the map.
+
+    Of an even number of lines TensorFlow pads the end by one line more than the start, of an odd
+    number both alike; timm does so beforehand, in a copy. A kernel that starts with a line of zeros
+    computes the same with one padding on both sides, and a line more before an odd number.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        size = conv.kernel_size[0] + 1
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            size,
+            stride=2,
+            padding=size // 2 - 1,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device="meta",
+        )
+        self.weight = nn.Parameter(pad(conv.weight, (1, 0, 1, 0)), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the maps (B, C', ⌈H / 2⌉, ⌈W / 2⌉) of maps (B, C, H, W)."""
+        height, width = input.shape[2:]
+        if height % 2 or width % 2:
+            input = pad(input, (width % 2, 0, height % 2, 0))
+        return super().forward(input)
+
+
+def pad_evenly(network: nn.Module) -> None:
+    """Spare the copies that timm makes to pad like TensorFlow, in place; for inference only."""
+    for parent in network.modules():
+        for name, conv in list(parent.named_children()):
+            if not isinstance(conv, Conv2dSame) or conv.stride != (2, 2):
+                continue
+            if conv.kernel_size in {(3, 3), (5, 5), (7, 7)}:
+                setattr(parent, name, EvenlyPadded(conv))
 
 
 def cast_products(network: nn.Module, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Folded batch norms, and embeddings in bfloat16 beside those in float32."""
+"""Folded batch norms, padding without copies, and embeddings in bfloat16."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,19 @@ import timm
 import torch
 from encoder_stand_ins import load, random_patches, save_weights, stand_in
 from synthetic import SLIDES, no_warning, tissue_slide
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from model.case import Case, SlideFile
 from model.encoder import ENCODERS, Encoder
 from model.patches import PatchSpec, patch_grid, read_patches
-from model.precision import cast_products, fold_batch_norms, has_bfloat16
+from model.precision import (
+    EvenlyPadded,
+    cast_products,
+    fold_batch_norms,
+    has_bfloat16,
+    pad_evenly,
+)
 from model.predictor import Predictor
 from model.slide import Slide
 from model.tissue_mask import find_tissue
@@ -43,6 +50,31 @@ def in_bfloat16(spec: Any) -> Any:
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(first.double(), second.double())
+
+
+class TestPadEvenly:
+    @pytest.mark.parametrize("size", [3, 5])
+    @pytest.mark.parametrize("sides", [(8, 8), (9, 9), (8, 11), (5, 12)])
+    def test_is_the_same_convolution(self, size: int, sides: tuple[int, int]) -> None:
+        torch.manual_seed(0)
+        network = nn.Sequential(Conv2dSame(4, 8, size, stride=2, groups=4, bias=True))
+        images = torch.randn(2, 4, *sides)
+        with torch.inference_mode():
+            expected = network(images)
+            pad_evenly(network)
+            found = network(images)
+        assert isinstance(network[0], EvenlyPadded)
+        torch.testing.assert_close(found, expected)
+
+    def test_takes_all_of_the_default_encoders_and_no_other(self) -> None:
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        pad_evenly(network)
+        kinds = [type(m) for m in network.modules() if isinstance(m, nn.Conv2d)]
+        assert kinds.count(EvenlyPadded) == 5
+        assert kinds.count(Conv2dSame) == 0
+        other = nn.Sequential(Conv2dSame(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2))
+        pad_evenly(other)
+        assert not any(isinstance(m, EvenlyPadded) for m in other)
 
 
 class TestFold:

@@ -22,7 +22,8 @@ from model.process import prepare_process
 BATCH = 16
 PLAIN_BATCH = 32
 """A usual one. Without the allocator's settings, larger batches are the slower."""
-BATCHES = 3
+BATCHES = 5
+WARM_UP = 3
 VIT_BATCH = 4
 VIT_GFLOP = 123.2
 """Of a patch through ViT-L/16."""
@@ -87,8 +88,9 @@ def measure(way: str) -> dict[str, float]:
 
 
 def best_of(count: int, step: Callable[[], object]) -> float:
-    """Return the CPU seconds of a step when nobody disturbs it, after one to warm up."""
-    step()
+    """Return the CPU seconds of a step when nobody disturbs it, once memory has been laid out."""
+    for _ in range(WARM_UP):
+        step()
     spent = []
     for _ in range(count):
         started = cpu_seconds()
