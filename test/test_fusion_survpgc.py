@@ -25,9 +25,7 @@ from model.batch import Batch, Dims, collate
 from model.errors import ConfigError
 from model.fusion import build_fusion
 from model.fusion.base import Labels
-from model.fusion.layers_tokens import GroupedSnn
 from model.fusion.survpgc import Survpgc, SurvpgcConfig
-from train.models import PATHWAYS
 
 SIZES = (5, 1, 3)
 LABELS = Labels(torch.tensor([True, False, True]), torch.tensor([0.1, 0.5, 0.7]))
@@ -146,17 +144,31 @@ def test_the_cosine_loss_drives_the_paths_apart() -> None:
 # --- sizes and refusals ---------------------------------------------------------------------------
 
 PAPER = Dims(
-    embedding=1024, genes=4999, outputs=4, gene_sets=PATHWAYS.make(), clinical_tokens=(6, 512)
+    embedding=1024,
+    genes=4 * 768,
+    outputs=4,
+    gene_sets={f"vector{i}": tuple(range(768 * i, 768 * (i + 1))) for i in range(4)},
+    clinical_tokens=(6, 512),
 )
-GENE_PROJECTION = 768 * 256 + 256
-"""The paper's one layer on scFoundation's vectors, where each gene set has a network here."""
 
 
 def test_its_size_is_the_papers() -> None:
     with torch.device("meta"):
-        ours = count(build_fusion("survpgc", {}, PAPER))
-        gene_networks = count(GroupedSnn(PAPER.gene_sets, 256, 0.25))
-    assert ours - gene_networks + GENE_PROJECTION == 854_852
+        assert count(build_fusion("survpgc", {"gene_vectors": True}, PAPER)) == 854_852
+
+
+def test_gene_vectors_share_one_layer() -> None:
+    vectors = {"first": (4, 1, 0), "second": (5, 2, 3)}
+    dims = DIMS.model_copy(update={"outputs": 4, "gene_sets": vectors})
+    settings = TOY_SETTINGS["survpgc"] | {"gene_vectors": True}
+    fusion = Survpgc(SurvpgcConfig(**settings), dims).eval()
+    weights, batch = shuffled(fusion), collate(toy_cases(*SIZES), DIMS)
+    expected = [
+        [linear(weights, "tokens.rna.encode.project", rna[list(of)]) for of in vectors.values()]
+        for rna in array(batch.rna)
+    ]
+    assert array(fusion.tokens["rna"](batch)) == pytest.approx(np.array(expected), rel=1e-5)
+    assert fusion(batch).shape == (3, 4)
 
 
 def test_its_size_without_genes_is_the_papers() -> None:
@@ -186,6 +198,9 @@ def test_what_it_needs_is_said_in_a_line() -> None:
         build_fusion("survpgc", {}, DIMS.model_copy(update={"clinical_tokens": (0, 0)}))
     expected = "expected clinical sentences ([clinical_text] encoder), found none"
     assert str(no_sentences.value) == f"fusion survpgc: {expected}"
+    with pytest.raises(ConfigError, match="gene vectors: expected one length, found 1 and 2"):
+        uneven = DIMS.model_copy(update={"gene_sets": {"a": (0, 1), "b": (2,)}})
+        build_fusion("survpgc", {"gene_vectors": True}, uneven)
     with pytest.raises(ConfigError, match=r"^fusion survpgc: expected gene sets \(\[rna\] gene_s"):
         build_fusion("survpgc", {}, DIMS.model_copy(update={"gene_sets": {}}))
 

@@ -92,20 +92,63 @@ def _uniform(bound: torch.Tensor) -> torch.Tensor:
     return (2 * torch.rand_like(bound) - 1) * bound
 
 
+class SharedLinear(nn.Module):
+    """Turn P gene sets, each the numbers of a foundation model's vector, into tokens by one layer.
+
+    Raises:
+        ConfigError: The vectors are not of one length.
+    """
+
+    genes: torch.Tensor
+
+    def __init__(self, gene_sets: Mapping[str, tuple[int, ...]], width: int) -> None:
+        super().__init__()
+        sizes = {len(genes) for genes in gene_sets.values()}
+        if len(sizes) > 1:
+            found = " and ".join(map(str, sorted(sizes)))
+            raise ConfigError(f"gene vectors: expected one length, found {found}")
+        self.register_buffer("genes", torch.tensor(list(gene_sets.values())), persistent=False)
+        self.project = nn.Linear(sizes.pop(), width)
+
+    def forward(self, rna: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, P, width) of the RNA record (B, G)."""
+        tokens: torch.Tensor = self.project(rna[:, self.genes])
+        return tokens
+
+
 class GeneSetTokens(nn.Module):
     """The tokens of a case's gene sets; a learned profile stands in for absent RNA.
+
+    Args:
+        config: Of the fusion.
+        dims: With the gene sets.
+        width: Of a token.
+        dropout: Of the sets' networks.
+        vectors: Whether a set is a vector of a foundation model, which needs no network.
 
     Raises:
         ConfigError: The run names no gene sets.
     """
 
-    def __init__(self, config: FusionConfig, dims: Dims, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        config: FusionConfig,
+        dims: Dims,
+        width: int,
+        dropout: float,
+        *,
+        vectors: bool = False,
+    ) -> None:
         super().__init__()
         if not dims.gene_sets:
             name = type(config).__name__.removesuffix("Config").lower()
             raise ConfigError(f"fusion {name}: expected gene sets ([rna] gene_sets), found none")
         self.stand_ins = StandIns({"rna": dims.genes}, [n for n in config.optional if n == "rna"])
-        self.encode = GroupedSnn(dims.gene_sets, width, dropout)
+        self.encode = (
+            SharedLinear(dims.gene_sets, width)
+            if vectors
+            else GroupedSnn(dims.gene_sets, width, dropout)
+        )
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, P, width)."""

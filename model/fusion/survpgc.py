@@ -23,6 +23,8 @@ class SurvpgcConfig(FusionConfig):
     Attributes:
         width: Of the tokens; `attended` after the attention.
         hidden: Of the layer before the output.
+        gene_vectors: Whether each gene set is a vector of a foundation model such as scFoundation,
+            whose numbers stand in the RNA record where expression would.
         genes_dropout: Of the networks of the gene sets; `dropout` that after the attention.
         beta: The share of the cosine loss in the objective; none, as in the paper's main results,
             when 0. The paper's own is 0.3.
@@ -32,6 +34,7 @@ class SurvpgcConfig(FusionConfig):
     width: int = Field(default=256, gt=0)
     attended: int = Field(default=128, gt=0)
     hidden: int = Field(default=64, gt=0)
+    gene_vectors: bool = False
     genes_dropout: float = Field(default=0.25, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     beta: float = Field(default=0.0, ge=0, lt=1)
@@ -56,9 +59,9 @@ class Survpgc(Fusion):
     LN(W_2 GELU(W_1 LN(t))) is shared by all. To the likelihood may be added, with the weight
     β / (1 - β), mean max(0, cos(z_G, z_C) - margin): the paths should find different things.
 
-    The paper's G are four vectors of scFoundation, whose weights do not come with this program; as
-    in SurvPath, each gene set's own network makes a token here. In the authors' code padding is
-    attended to and counts in the mean; here it does neither.
+    The paper's G are one linear layer of four vectors of scFoundation, for who has them
+    (`gene_vectors`); else, as in SurvPath, each gene set's own network makes a token. In the
+    authors' code padding is attended to and counts in the mean; here it does neither.
 
     Source: Hou et al. 2025.
     """
@@ -78,7 +81,9 @@ class Survpgc(Fusion):
         self.patches = PatchTokens(config, nn.Linear(dims.embedding, width), width)
         self.tokens = nn.ModuleDict()
         if "rna" in config.modalities:
-            self.tokens["rna"] = GeneSetTokens(config, dims, width, config.genes_dropout)
+            self.tokens["rna"] = GeneSetTokens(
+                config, dims, width, config.genes_dropout, vectors=config.gene_vectors
+            )
         if "clinical" in config.modalities:
             self.tokens["clinical"] = SentenceTokens(config, dims, width)
         self.hubs = nn.ModuleDict({name: HubAttention(width, attended) for name in self.tokens})
