@@ -17,6 +17,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.mlp import SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,7 +55,7 @@ class Encoder:
         self._dtype: torch.dtype = getattr(torch, self.precision)
         network = network.eval().requires_grad_(False)
         fold_batch_norms(network)
-        pad_evenly(network)
+        pad_evenly(network, Conv2dSame)
         cast_products(network, self._dtype)
         self._network: Any = network.to(device).to(memory_format=torch.channels_last)
         self._mean = 255 * torch.tensor(spec.mean, device=device)

@@ -4,7 +4,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -78,11 +77,11 @@ class EvenlyPadded(nn.Conv2d):
         return super().forward(input)
 
 
-def pad_evenly(network: nn.Module) -> None:
-    """Spare the copies that timm makes to pad like TensorFlow, in place; for inference only."""
+def pad_evenly(network: nn.Module, like_tensorflow: type[nn.Conv2d]) -> None:
+    """Spare the copies that a class of convolutions makes to pad, in place; for inference only."""
     for parent in network.modules():
         for name, conv in list(parent.named_children()):
-            if not isinstance(conv, Conv2dSame) or conv.stride != (2, 2):
+            if not isinstance(conv, like_tensorflow) or conv.stride != (2, 2):
                 continue
             if conv.kernel_size in {(3, 3), (5, 5), (7, 7)}:
                 setattr(parent, name, EvenlyPadded(conv))

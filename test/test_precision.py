@@ -61,19 +61,19 @@ class TestPadEvenly:
         images = torch.randn(2, 4, *sides)
         with torch.inference_mode():
             expected = network(images)
-            pad_evenly(network)
+            pad_evenly(network, Conv2dSame)
             found = network(images)
         assert isinstance(network[0], EvenlyPadded)
         torch.testing.assert_close(found, expected)
 
     def test_takes_all_of_the_default_encoders_and_no_other(self) -> None:
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        pad_evenly(network)
+        pad_evenly(network, Conv2dSame)
         kinds = [type(m) for m in network.modules() if isinstance(m, nn.Conv2d)]
         assert kinds.count(EvenlyPadded) == 5
         assert kinds.count(Conv2dSame) == 0
         other = nn.Sequential(Conv2dSame(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2))
-        pad_evenly(other)
+        pad_evenly(other, Conv2dSame)
         assert not any(isinstance(m, EvenlyPadded) for m in other)
 
 
