@@ -7,7 +7,6 @@ scores the cases of a manifest, and the exit code says whether all (0), some (3)
 
 import argparse
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from model.progress import progress_printer
 from model.stages import profiled, stage
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ HERE = Path(__file__).resolve().parent
 MOUNTED = Path("/opt/ml/model")
 RESOURCES = HERE / "resources"
 PORT = 4743
-PROGRESS_SECONDS = 10.0
 SOME_FAILED = 3
 
 
@@ -101,7 +100,7 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         default=False,
-        help="drop what another bundle or setting left in the output folder",
+        help="drop what another bundle, manifest or setting left in the output folder",
     )
 
 
@@ -262,23 +261,6 @@ def one_line(error: Exception, where: Path) -> str:
         return str(error)
     reason = " ".join(str(error).split()) or "no message"
     return f"{where}: unexpected {type(error).__name__}: {reason}"
-
-
-def progress_printer(what: str) -> Callable[[int, int], None]:
-    """Return a progress function: a bar on a terminal, a plain line now and then elsewhere."""
-    last = [time.monotonic()]
-
-    def bar(done: int, total: int) -> None:
-        width = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\r[{'#' * width:<30}] {done:,}/{total:,} {what}", end=end, flush=True)
-
-    def line(done: int, total: int) -> None:
-        if done >= total or time.monotonic() - last[0] > PROGRESS_SECONDS:
-            last[0] = time.monotonic()
-            print(f"{done:,}/{total:,} {what}", flush=True)
-
-    return bar if sys.stdout.isatty() else line
 
 
 def print_warning(text: str) -> None:

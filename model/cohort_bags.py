@@ -12,7 +12,8 @@ from model.case import Case
 from model.encoder import Encoder
 from model.errors import Warn
 from model.foreign_bags import ForeignBags
-from model.predictor import Predictor, Progress
+from model.predictor import Predictor
+from model.progress import Progress
 
 
 class BagPredictor(Predictor):

@@ -14,6 +14,7 @@ from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.messages import merge_messages
 from model.patches import PatchSpec, patch_grid, read_patches
+from model.progress import Progress
 from model.slide import Slide, is_placeholder
 from model.stages import stage
 from model.tissue_mask import find_tissue
@@ -21,9 +22,6 @@ from model.tissue_mask import find_tissue
 SURVIVAL_MONTHS = (12, 24, 36, 60)
 INTERVAL = 0.8
 BATCH_PATCHES = 16
-
-Progress = Callable[[int, int], None]
-"""Takes the patches embedded so far and in all."""
 
 Look = Callable[[Case, Bag | None, Warn], None]
 """Takes a scored case, the bag that its risk came from, and where to put warnings."""

@@ -236,7 +236,7 @@ def test_progress_is_a_line_now_and_then_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("inference.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("model.progress.time.monotonic", lambda: now[0])
     show = inference.progress_printer("patches")
     for done in range(1, 31):
         now[0] += 1

@@ -11,17 +11,15 @@ from toy_fusions import DIMS, toy_cases
 
 from model.batch import Modality, collate
 from model.fusion.layers import mlp, snn
-from model.fusion.layers_tokens import (
+from model.fusion.layers_attention import (
     QUERIES_AT_ONCE,
     CrossAttention,
-    GroupedSnn,
     HubAttention,
-    PatchTokens,
-    TokensConfig,
     attend,
     attention_weights,
     masked_mean,
 )
+from model.fusion.layers_tokens import GroupedSnn, PatchTokens, TokensConfig
 
 SETS = {"one": (4,), "all": (0, 1, 2, 3, 4, 5), "again": (5, 0, 2), "other": (2, 3)}
 WIDTH = 7

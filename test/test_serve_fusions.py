@@ -17,7 +17,8 @@ from model.bundle import Bundle
 from model.case import Case, Prediction, read_case
 from model.encoder import ENCODERS, load_encoder
 from model.patches import PatchSpec
-from model.predictor import Predictor, Progress
+from model.predictor import Predictor
+from model.progress import Progress
 from train.cohort import LabelledCase, read_cohort
 from train.config import (
     CohortConfig,

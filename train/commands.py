@@ -20,7 +20,8 @@ from model.errors import ConfigError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
 from model.interface import Interface, read_interface
-from model.predictor import Predictor, Progress
+from model.predictor import Predictor
+from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
@@ -43,7 +44,6 @@ from train.simulate import SimulateConfig, simulate_cohort
 from train.views import MeanEmbedding
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
-LINE_SECONDS = 10.0
 
 
 def _read_run(
@@ -58,7 +58,7 @@ def _read_run(
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
     """Make a simulated cohort."""
     config = validate(SimulateConfig, {}, overrides, source="simulate")
-    simulate_cohort(directory, config, progress=_progress("cases simulated"))
+    simulate_cohort(directory, config, progress=progress_lines("cases simulated", say))
     say(f"wrote {directory}")
 
 
@@ -66,7 +66,7 @@ def embed(path: Path, overrides: Sequence[str]) -> None:
     """Embed the slides of a config's cohort."""
     config, _, cases = _read_run(path, overrides)
     with ranks.process_group():
-        make_bags(config, cases, warn=_once(), progress=_progress("cases embedded"))
+        make_bags(config, cases, warn=_once(), progress=progress_lines("cases embedded", say))
 
 
 def fit(path: Path, overrides: Sequence[str]) -> None:
@@ -79,7 +79,9 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
-        bags = make_bags(config, cases, warn=_once(), progress=_progress("cases embedded"))
+        bags = make_bags(
+            config, cases, warn=_once(), progress=progress_lines("cases embedded", say)
+        )
         if ranks.is_first():
             _claim(config, cases)
         ranks.wait_for_all()
@@ -143,7 +145,7 @@ def evaluate(
     predictor = Predictor(
         bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=torch.device(device)
     )
-    shown = _progress("cases scored")
+    shown = progress_lines("cases scored", say)
     rows = []
     for index, labelled in enumerate(cases):
         prediction = predictor.predict(labelled.case, progress=lambda done, total: None)
@@ -217,18 +219,6 @@ def _once() -> Warn:
             warn(text)
 
     return warn_once
-
-
-def _progress(what: str) -> Progress:
-    """Return a progress function that prints a line now and then."""
-    last = [time.monotonic()]
-
-    def show(done: int, total: int) -> None:
-        if done >= total or time.monotonic() - last[0] > LINE_SECONDS:
-            last[0] = time.monotonic()
-            say(f"{done:,}/{total:,} {what}")
-
-    return show
 
 
 def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:

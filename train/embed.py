@@ -17,7 +17,7 @@ from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
 from model.patches import PatchSpec
-from model.predictor import Progress
+from model.progress import Progress
 from model.rows import some
 from train import ranks
 from train.cohort import LabelledCase

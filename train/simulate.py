@@ -8,7 +8,6 @@ products of factors of two modalities matter as much as the factors themselves.
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import ConfigError
+from model.progress import Progress
 from train.simulate_records import clinical_record, rna_record
 from train.simulate_slides import SlideLook, write_slide
 
 FloatArray = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
-"""Takes the number of cases that are done, and of all cases."""
 
 COHORT_DIMS = (2, 2, 2)
 STRETCH = 4.0

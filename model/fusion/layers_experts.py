@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from model.fusion.layers import snn
+from model.fusion.layers_attention import masked_mean
 from model.fusion.layers_nystrom import NystromLayer
-from model.fusion.layers_tokens import masked_mean
 
 Attention = Callable[[nn.Module], NystromLayer]
 """Builds a layer of attention around a normalisation."""

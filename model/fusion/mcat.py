@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from model.batch import Batch, Dims
+from model.fusion.layers_attention import CrossAttention
 from model.fusion.layers_sets import TwoSets, TwoSetsConfig
-from model.fusion.layers_tokens import CrossAttention
 
 
 class McatConfig(TwoSetsConfig):

@@ -10,14 +10,9 @@ from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
 from model.fusion.layers import mlp
+from model.fusion.layers_attention import masked_mean
 from model.fusion.layers_bottleneck import Bottleneck, Club, Picked
-from model.fusion.layers_tokens import (
-    GeneSetTokens,
-    PatchTokens,
-    TokensConfig,
-    clinical_vector,
-    masked_mean,
-)
+from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
 
 
 class PibdConfig(TokensConfig):

@@ -6,15 +6,8 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers_tokens import (
-    GeneSetTokens,
-    HubAttention,
-    PatchTokens,
-    TokensConfig,
-    clinical_vector,
-    hub_feed_forward,
-    masked_mean,
-)
+from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
+from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
 
 
 class SurvpathConfig(TokensConfig):

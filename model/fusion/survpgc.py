@@ -8,13 +8,8 @@ from torch.nn.functional import cosine_similarity
 from model.batch import Batch, Dims
 from model.errors import ConfigError
 from model.fusion.base import Fusion, FusionConfig, Labels
-from model.fusion.layers_tokens import (
-    GeneSetTokens,
-    HubAttention,
-    PatchTokens,
-    hub_feed_forward,
-    masked_mean,
-)
+from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
+from model.fusion.layers_tokens import GeneSetTokens, PatchTokens
 
 
 class SurvpgcConfig(FusionConfig):

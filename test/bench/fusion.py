@@ -3,9 +3,10 @@
 Memory: each fusion runs in a process of its own, which holds the model and the bag, gives freed
 memory back (else what building the model has left would hide in it what the run takes), and is
 watched while it runs. Nothing runs before, so that what libraries set up at their first use counts;
-it is printed as what 64 patches take. Time: CPU seconds of a whole fusion, of the
-same with its pool over the whole bag at once, and of one product of the pool's number of FLOP,
-into memory that is there already.
+it is printed as what 64 patches take.
+
+Time: CPU seconds of a whole fusion, of the same with its pool over the whole bag at once, and of
+one product of the pool's number of FLOP, into memory that is there already.
 
 Run as `PYTHONPATH=. python test/bench/fusion.py [ROUNDS]`; ten minutes.
 """
@@ -34,7 +35,7 @@ from training import make_plain
 from model.batch import Batch, CaseInputs, Dims, collate
 from model.fusion import FUSIONS, Fusion, build_fusion
 from model.fusion.layers import GatedAttentionPool
-from model.fusion.layers_tokens import CrossAttention
+from model.fusion.layers_attention import CrossAttention
 
 PATCHES, EMBEDDING, CLINICAL = 100_000, 1024, 27
 FEW_PATCHES = 64

@@ -1,0 +1,39 @@
+"""How far a job is, for somebody who looks on."""
+
+import sys
+import time
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Takes how many cases or patches are done, and how many there are."""
+
+LINE_SECONDS = 10.0
+BAR_WIDTH = 30
+
+
+def progress_printer(what: str) -> Progress:
+    """Return a progress function on stdout: a bar on a terminal, elsewhere a line now and then."""
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def bar(done: int, total: int) -> None:
+        filled = "#" * (BAR_WIDTH * done // max(total, 1))
+        end = "\n" if done >= total else ""
+        write(f"\r[{filled:<{BAR_WIDTH}}] {done:,}/{total:,} {what}{end}")
+
+    return bar if sys.stdout.isatty() else progress_lines(what, lambda text: write(f"{text}\n"))
+
+
+def progress_lines(what: str, say: Callable[[str], None]) -> Progress:
+    """Return a progress function that says a line now and then, and one at the end."""
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last > LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{done:,}/{total:,} {what}")
+
+    return line
