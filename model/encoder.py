@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.encoders import ENCODERS, EncoderSpec, Precision
-from model.precision import cast_products, fold_batch_norms, has_bfloat16, pad_evenly
+from model.precision import (
+    cast_products,
+    fold_batch_norms,
+    has_bfloat16,
+    pack_convolutions,
+    pad_evenly,
+)
 from model.stages import stage
 from model.weights import check_fit, find_weights, read_weights, sha256_of
 
@@ -58,6 +64,8 @@ class Encoder:
         pad_evenly(network, Conv2dSame)
         cast_products(network, self._dtype)
         self._network: Any = network.to(device).to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            pack_convolutions(self._network)
         self._mean = 255 * torch.tensor(spec.mean, device=device)
         self._std = 255 * torch.tensor(spec.std, device=device)
 

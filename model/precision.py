@@ -1,16 +1,22 @@
 """Make a network fast without changing what it computes, and in bfloat16 where that is native."""
 
+import platform
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """How Linux names the instructions: Intel's and AMD's, Intel's matrix units, ARM's."""
+ONEDNN_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
+"""Their names and constants, as `mkldnn::_convolution_pointwise` has them."""
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -46,7 +52,7 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
 
 
-class EvenlyPadded(nn.Conv2d):
+class EvenlyPadded(nn.Module):
     """A convolution in steps of 2 that pads as TensorFlow does, without copying the map.
 
     Of an even number of lines TensorFlow pads the end by one line more than the start, of an odd
@@ -55,8 +61,9 @@ class EvenlyPadded(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
         size = conv.kernel_size[0] + 1
-        super().__init__(
+        self.conv = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
             size,
@@ -66,15 +73,16 @@ class EvenlyPadded(nn.Conv2d):
             bias=conv.bias is not None,
             device="meta",
         )
-        self.weight = nn.Parameter(pad(conv.weight, (1, 0, 1, 0)), requires_grad=False)
-        self.bias = conv.bias
+        self.conv.weight = nn.Parameter(pad(conv.weight, (1, 0, 1, 0)), requires_grad=False)
+        self.conv.bias = conv.bias
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         """Return the maps (B, C', ⌈H / 2⌉, ⌈W / 2⌉) of maps (B, C, H, W)."""
-        height, width = input.shape[2:]
+        height, width = maps.shape[2:]
         if height % 2 or width % 2:
-            input = pad(input, (width % 2, 0, height % 2, 0))
-        return super().forward(input)
+            maps = pad(maps, (width % 2, 0, height % 2, 0))
+        out: Tensor = self.conv(maps)
+        return out
 
 
 def pad_evenly(network: nn.Module, like_tensorflow: type[nn.Conv2d]) -> None:
@@ -95,3 +103,63 @@ def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(dtype)
+
+
+class PackedConv(nn.Module):
+    """A convolution on a CPU, its weights laid out as oneDNN wants them, with its activation.
+
+    PyTorch's own lays out the weights at each batch, and its activation is a second pass over the
+    maps. The operators are those into which `torch.compile` turns both.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self._geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._activation = ONEDNN_ACTIVATIONS.get(type(activation), ("none", []))
+        self._bias = conv.bias
+        self._weights = conv.weight.detach()  # no parameter: oneDNN's tensors cannot be any
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps (B, C', H', W') of maps (B, C, H, W)."""
+        weights = self._weights
+        maps = maps.to(weights.dtype)
+        if not weights.is_mkldnn:  # the first maps tell how they are best laid out
+            weights = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+                weights.to_mkldnn(), *self._geometry, maps.shape
+            )
+            self._weights = weights
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, weights, self._bias, *self._geometry, *self._activation, ""
+        )
+        return out
+
+
+def pack_convolutions(network: nn.Module) -> None:
+    """Give oneDNN the convolutions, each with the activation after it, in place; for CPUs only.
+
+    An activation belongs to the convolution that its module lists just before it. Nothing happens
+    where PyTorch comes without oneDNN, and on processors on which nobody has tried it.
+
+    Args:
+        network: Its convolutions and activations are as they stay.
+    """
+    if platform.machine() != "x86_64" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return
+    for parent in list(network.modules()):
+        children = [*parent.named_children(), ("", nn.Identity())]
+        for (name, child), (next_name, following) in pairwise(children):
+            owner, place = (child, "conv") if isinstance(child, EvenlyPadded) else (parent, name)
+            conv = getattr(owner, place)
+            if _is_plain(conv):
+                setattr(owner, place, PackedConv(conv, following))
+                if type(following) in ONEDNN_ACTIVATIONS:
+                    setattr(parent, next_name, nn.Identity())
+
+
+def _is_plain(module: object) -> bool:
+    """Return whether a module convolves, pads with zeros by number, and does nothing else."""
+    return (
+        type(module) is nn.Conv2d
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )

@@ -1,4 +1,4 @@
-"""Folded batch norms, padding without copies, and embeddings in bfloat16."""
+"""Folded batch norms, padding without copies, packed convolutions, and bfloat16."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from model.encoder import ENCODERS, Encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.precision import (
     EvenlyPadded,
+    PackedConv,
     cast_products,
     fold_batch_norms,
     has_bfloat16,
+    pack_convolutions,
     pad_evenly,
 )
 from model.predictor import Predictor
@@ -69,7 +71,7 @@ class TestPadEvenly:
     def test_takes_all_of_the_default_encoders_and_no_other(self) -> None:
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         pad_evenly(network, Conv2dSame)
-        kinds = [type(m) for m in network.modules() if isinstance(m, nn.Conv2d)]
+        kinds = [type(module) for module in network.modules()]
         assert kinds.count(EvenlyPadded) == 5
         assert kinds.count(Conv2dSame) == 0
         other = nn.Sequential(Conv2dSame(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2))
@@ -101,6 +103,69 @@ class TestFold:
         network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
         fold_batch_norms(network)
         assert isinstance(network[2], nn.BatchNorm2d)
+
+
+class TestPack:
+    @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50"])
+    @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+    def test_changes_no_more_than_rounding(
+        self, name: str, dtype: torch.dtype, most: float
+    ) -> None:
+        torch.manual_seed(0)
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        fold_batch_norms(network)
+        pad_evenly(network, Conv2dSame)
+        cast_products(network, dtype)
+        batches = [torch.randn(count, 3, side, side) for count, side in ((2, 96), (1, 96), (3, 65))]
+
+        def features() -> list[Tensor]:
+            with (
+                torch.inference_mode(),
+                torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+            ):
+                return [network.forward_features(images) for images in batches]
+
+        expected = features()
+        pack_convolutions(network)
+        for found, wanted in zip(features(), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            difference = (found.float() - wanted.float()).abs().max()
+            assert difference < most * wanted.abs().max()
+
+    def test_takes_all_of_the_default_encoders(self) -> None:
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        fold_batch_norms(network.eval())
+        pad_evenly(network, Conv2dSame)
+        pack_convolutions(network)
+        left = (nn.Conv2d, nn.ReLU6)
+        assert not any(isinstance(module, left) for module in network.modules())
+
+    def test_only_plain_convolutions(self) -> None:
+        """What else a convolution does, or an activation elsewhere, stays as it is."""
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Identity(),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding="same"),
+            nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+            Conv2dSame(4, 4, 3, stride=2),
+            nn.Conv2d(4, 4, 1),
+            nn.GELU(),
+        ).eval()
+        images = torch.randn(1, 3, 12, 12)
+        with torch.inference_mode():
+            expected = network(images)
+            pack_convolutions(network)
+            torch.testing.assert_close(network(images), expected)
+        packed = [index for index, layer in enumerate(network) if isinstance(layer, PackedConv)]
+        assert packed == [0, 6]
+        assert isinstance(network[2], nn.ReLU)
+
+    def test_other_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+        pack_convolutions(network)
+        assert [type(layer) for layer in network] == [nn.Conv2d, nn.ReLU]
 
 
 @pytest.mark.parametrize(
