@@ -1,6 +1,8 @@
 """Squares cut out of a grid of tiles, and the box kernel that averages pixels."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,20 +31,30 @@ def average(pixels: Pixels, factor: int) -> Pixels:
     down = rows[:, 0].astype(np.uint16)
     for index in range(1, factor):
         down += rows[:, index]
-    # Each value plus those of the next pixels; every factor-th sum is wanted. All are made, and
-    # over the rows' ends, since one step through all neighbours takes a tenth of the time of steps
-    # that leave some out.
-    line = down.ravel()
-    sums = line.copy()
-    for index in range(1, factor):
-        sums[: -3 * index] += line[3 * index :]
+    # Every factor-th sum is wanted. All are made, and over the rows' ends, since one step through
+    # all neighbours takes a tenth of the time of steps that leave some out.
+    sums = _sum_pixels(down.ravel(), factor)
     sums += factor**2 // 2
     sums //= factor**2
-    wanted = sums.reshape(height_px, width_px, 3 * factor)
-    means = np.empty((height_px, width_px, 3), dtype=np.uint8)
+    means: Pixels = np.empty((height_px, width_px, 3), dtype=np.uint8)
     for channel in range(3):
-        means[..., channel] = wanted[..., channel]
+        means.reshape(-1, 3)[:, channel] = sums[channel :: 3 * factor]
     return means
+
+
+def _sum_pixels(line: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return the sum of each pixel and those after it, `count` in all, (N - 3 · (count - 1),).
+
+    Args:
+        line: Three values for each pixel, (N,).
+        count: At least 1.
+    """
+    if count == 1:
+        return line
+    half = count // 2
+    sums: NDArray[Any] = _sum_pixels(line, half)
+    sums = sums[: -3 * half] + sums[3 * half :]
+    return sums if count % 2 == 0 else sums[:-3] + line[3 * (count - 1) :]
 
 
 def average_to(pixels: Pixels, side_px: float, size_px: int) -> Pixels:
@@ -59,36 +71,54 @@ def average_to(pixels: Pixels, side_px: float, size_px: int) -> Pixels:
     Returns:
         (size_px, size_px, 3).
     """
-    edges = np.floor(np.arange(size_px + 1) * (side_px / size_px) + 0.5).astype(np.int64)
-    firsts, counts = edges[:-1], np.diff(edges)
-    least = int(counts.min())
-    is_larger = counts > least
+    cells = _Cells.along(side_px, size_px, pixels.shape[1])
     # As in `average`, first down, then along; here each channel of a pixel has its own column.
     rows = pixels.reshape(len(pixels), -1)
-    down = rows[firsts].astype(np.uint16 if counts.max() <= MOST_FACTOR else np.uint32)
+    firsts, least, is_larger = cells.firsts, cells.least, cells.is_larger
+    down: NDArray[Any] = rows[firsts].astype(np.uint16 if least < MOST_FACTOR else np.uint32)
     for index in range(1, least):
         down += rows[firsts + index]
     down[is_larger] += rows[firsts[is_larger] + least]
     line = down.ravel()
-    sums = line.copy()
-    for index in range(1, least):
-        sums[: -3 * index] += line[3 * index :]
-    wanted = _take_columns(sums, firsts)
-    wanted += _take_columns(line, firsts + least) * is_larger.repeat(3)
-    areas = np.outer(counts, counts.repeat(3)).astype(np.float32)
-    means: Pixels = ((wanted + areas / 2) / areas).astype(np.uint8)
+    few = _sum_pixels(line, least)
+    sums = np.empty(2 * len(line), dtype=line.dtype)
+    sums[: len(few)] = few
+    np.add(few[:-3], line[3 * least :], out=sums[len(line) :][: len(few) - 3])
+    means: Pixels = ((sums.take(cells.places) + cells.areas / 2) / cells.areas).astype(np.uint8)
     return means.reshape(size_px, size_px, 3)
 
 
-def _take_columns(line: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
-    """Return some pixels of each row of a square of as many rows, (rows, 3 · rows).
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of `average_to`, which all squares of a slide share.
 
-    Args:
-        line: The square's values, row after row.
-        columns: (rows,), the last one for those beyond the edge.
+    Attributes:
+        firsts: First pixel of each cell, along x as along y, (size_px,).
+        least: Pixels along the shorter cells.
+        is_larger: Which cells have a pixel more, (size_px,).
+        places: Index of the sum of each value: all rows have the sums of `least` pixels from each
+            value on, and then all rows those of a pixel more, (size_px · size_px · 3,).
+        areas: Pixels of each value's cell, likewise.
     """
-    rows = line.reshape(len(columns), -1, 3)
-    return rows.take(columns, axis=1, mode="clip").reshape(len(columns), -1)
+
+    firsts: NDArray[np.int64]
+    least: int
+    is_larger: NDArray[np.bool_]
+    places: NDArray[np.int64]
+    areas: NDArray[np.float32]
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def along(side_px: float, size_px: int, width_px: int) -> "_Cells":
+        """Return the cells of squares of a side, which lie in rows of `width_px` pixels."""
+        edges = np.floor(np.arange(size_px + 1) * (side_px / size_px) + 0.5).astype(np.int64)
+        firsts, counts = edges[:-1], np.diff(edges)
+        least = int(counts.min())
+        is_larger = counts > least
+        columns = (3 * (firsts + is_larger * size_px * width_px))[:, None] + np.arange(3)
+        places = 3 * width_px * np.arange(size_px)[:, None] + columns.ravel()
+        areas = np.outer(counts, counts.repeat(3)).astype(np.float32)
+        return _Cells(firsts, least, is_larger, places.ravel(), areas.ravel())
 
 
 def cut_squares(

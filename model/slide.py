@@ -140,10 +140,10 @@ class Slide:
         # A tile is averaged while the processor's cache holds it, unless a cell crosses its edge.
         divides = not (corners % factor).any() and width_px % factor == height_px % factor == 0
         early = factor if divides else 1
-        scratch = np.empty((height_px, width_px, 3), dtype=np.uint8) if early > 1 else None
+        memory = tiles.memory() if early > 1 else None
 
         def read_tile(column: int, row: int) -> Pixels:
-            tile = self._read_tile(tiles, level, column, row, scratch)
+            tile = self._read_tile(tiles, level, column, row, memory)
             return average(tile, early)
 
         squares = cut_squares(
@@ -184,10 +184,10 @@ class Slide:
         level: int,
         column: int,
         row: int,
-        scratch: Pixels | None = None,
+        memory: Pixels | None = None,
     ) -> Pixels:
         """Read a tile of a level in RGB; OpenSlide tells what is there where the file has none."""
-        tile = tiles.read(column, row, scratch)
+        tile = tiles.read(column, row, memory)
         if tile is not None:
             return tile
         width_px, height_px = tiles.tile_width_px, tiles.tile_height_px

@@ -68,10 +68,11 @@ def measure(path: Path, mpp: float) -> str:
                     pass
 
         def limit() -> None:
+            memory = tiles.memory()
             with path.open("rb") as file:
                 for offset, length in streams:
                     file.seek(offset)
-                    simplejpeg.decode_jpeg(file.read(length), "RGB")
+                    simplejpeg.decode_jpeg(file.read(length), "RGB", buffer=memory)
 
         def openslide() -> None:
             side_px = int(np.ceil(reading.side_px))
