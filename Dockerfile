@@ -21,6 +21,7 @@ ENV PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/cache/matplotlib \
     MALLOC_MMAP_MAX_=0 \
     MALLOC_TRIM_THRESHOLD_=17179869184 \
+    MALLOC_ARENA_MAX=1 \
     OMP_WAIT_POLICY=PASSIVE
 RUN useradd --no-log-init --create-home --uid 10001 user
 COPY inference.py ./

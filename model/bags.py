@@ -1,20 +1,20 @@
 """Bags on disk: written whole or not at all, and stamped with what they were made from."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
+from model.encoders import Precision
 from model.errors import CaseError, ConfigError, Warn, first_problem
 from model.patches import PatchSpec
 from model.predictor import embed_case
@@ -76,6 +76,14 @@ class SlideEmbedder:
         )
 
 
+class _Stamp(BaseModel):
+    """What a bag was made from."""
+
+    encoder: EncoderSpec
+    patches: PatchSpec
+    sources: list[Identity] | None = None
+
+
 def bag_path(directory: Path, case_id: str) -> Path:
     """Return where a case's bag lies."""
     return directory / f"{case_id}.safetensors"
@@ -95,12 +103,8 @@ def write_bag(
         "coords": bag.coords,
         "slide_index": bag.slide_index,
     }
-    stamp = {
-        "encoder": encoder.model_dump(mode="json"),
-        "patches": patches.model_dump(mode="json"),
-        "sources": list(sources),
-    }
-    write_tensors(path, tensors, {"stamp": json.dumps(stamp, sort_keys=True)})
+    stamp = _Stamp(encoder=encoder, patches=patches, sources=list(sources))
+    write_tensors(path, tensors, {"stamp": stamp.model_dump_json()})
 
 
 def read_bag(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> Bag:
@@ -109,13 +113,22 @@ def read_bag(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> Bag:
     Raises:
         ConfigError: It cannot be read, or another encoder or patch spec made it.
     """
-    _read_stamp(path, encoder, patches)
+    _read_fitting_stamp(path, encoder, patches)
     with safe_open(path, framework="pt") as file:
         return Bag(
             embeddings=file.get_tensor("embeddings"),
             coords=file.get_tensor("coords"),
             slide_index=file.get_tensor("slide_index"),
         )
+
+
+def read_precision(path: Path) -> Precision:
+    """Return the precision in which the encoder of a bag ran.
+
+    Raises:
+        ConfigError: What is there is no bag.
+    """
+    return _read_stamp(path).encoder.precision
 
 
 def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
@@ -150,7 +163,7 @@ def is_current(
     """
     if not path.is_file():
         return False
-    made_of = _read_stamp(path, encoder, patches).get("sources")
+    made_of = _read_fitting_stamp(path, encoder, patches).sources
     if sources and made_of != sources:
         warn(f"{path}: made of other files than the case has now; it is made again")
         return False
@@ -192,20 +205,24 @@ def identify(path: Path) -> Identity:
     return {"name": path.name, "bytes": size, "sha256_of_samples": digest.hexdigest()}
 
 
-def _read_stamp(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> dict[str, Any]:
-    """Return what a bag says of its origin, after making sure that the settings are these."""
+def _read_stamp(path: Path) -> _Stamp:
+    """Return what a bag says of its origin."""
     try:
         with safe_open(path, framework="pt") as file:
-            stamp: dict[str, Any] = json.loads((file.metadata() or {}).get("stamp", "{}"))
+            stamp = (file.metadata() or {}).get("stamp", "{}")
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: expected a bag, found {error}") from error
     # Through the specs, so that a field which the bag is older than counts as its default.
     try:
-        made = EncoderSpec.model_validate(stamp.get("encoder"))
-        cut = PatchSpec.model_validate(stamp.get("patches"))
+        return _Stamp.model_validate_json(stamp)
     except ValidationError as error:
         raise ConfigError(f"{path}: expected a bag, found {first_problem(error)}") from error
-    if (made, cut) != (encoder, patches):
+
+
+def _read_fitting_stamp(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> _Stamp:
+    """Return what a bag says of its origin, after making sure that the settings are these."""
+    stamp = _read_stamp(path)
+    if (stamp.encoder, stamp.patches) != (encoder, patches):
         raise ConfigError(
             f"{path}: expected a bag of encoder {encoder.id} at {patches.mpp:g} µm/px, "
             "found one made with other settings; use another folder"

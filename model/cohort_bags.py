@@ -5,7 +5,15 @@ from pathlib import Path
 
 import torch
 
-from model.bags import bag_path, identify_all, is_current, read_bag, slide_sources, write_bag
+from model.bags import (
+    bag_path,
+    identify_all,
+    is_current,
+    read_bag,
+    read_precision,
+    slide_sources,
+    write_bag,
+)
 from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
@@ -45,14 +53,17 @@ class BagPredictor(Predictor):
         if self.encoder is None:
             self.encoder = super()._load_encoder(self._weights_dirs)
         bag = super().embed(case, warn=warn, progress=progress)
-        if bag is not None:
+        if bag is not None and self.encoder is not None:
             sources = identify_all(slide_sources(case))
             path = bag_path(self._directory, case.case_id)
-            write_bag(path, bag, encoder, patches, sources=sources)
+            write_bag(path, bag, self.encoder.pinned_spec(), patches, sources=sources)
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:
         """Return the case's bag of the folder, None where it has none or one of other slides.
+
+        One in another precision than the bundle's is taken, with a warning, as it would be made
+        again on a device without the bundle's.
 
         Raises:
             CaseError: The bag of another program is damaged.
@@ -65,9 +76,19 @@ class BagPredictor(Predictor):
         if foreign.sources(case):
             return foreign.make(case, warn=warn)
         path = bag_path(self._directory, case.case_id)
+        if not path.is_file():
+            return None
+        precision = read_precision(path)
+        made_by = encoder.model_copy(update={"precision": precision})
         sources = identify_all(slide_sources(case))
-        is_stored = is_current(path, sources, encoder, patches, warn=warn)
-        return read_bag(path, encoder, patches) if is_stored else None
+        if not is_current(path, sources, made_by, patches, warn=warn):
+            return None
+        if precision != encoder.precision:
+            warn(
+                f"{path}: embedded in {precision}, not in the {encoder.precision} of the bundle; "
+                "embeddings differ slightly"
+            )
+        return read_bag(path, made_by, patches)
 
     def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
         return None

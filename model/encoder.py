@@ -5,12 +5,13 @@ serving both come through `Encoder` and `embed_patches`, so that they cannot dri
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.precision import (
     cast_products,
     fold_batch_norms,
-    has_bfloat16,
+    nearest_precision,
     pack_convolutions,
     pad_evenly,
 )
@@ -35,8 +36,8 @@ from model.weights import check_fit, find_weights, read_weights, sha256_of
 
 __all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "embed_patches", "load_encoder"]
 
-BATCHES_AHEAD = 3
-"""Batches that are read while the encoder works: they bound the memory, not the slide."""
+MOST_BATCHES = 8
+"""Most batches at a time: Python's own part, 3 ms of 50 to 90, runs in one thread only."""
 
 # Classes that a spec, being JSON, can only name.
 _LAYERS = {"SwiGLUPacked": SwiGLUPacked}
@@ -48,7 +49,7 @@ class Encoder:
     Attributes:
         spec: What it was built from.
         device: Where it runs.
-        precision: What it runs in: the spec's, but float32 on a device without it.
+        precision: What it runs in: the spec's, or the nearest that the device has.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Encoder:
         self.spec = spec
         self.device = device
         self._weights_path = weights_path
-        self.precision: Precision = spec.precision if has_bfloat16(device) else "float32"
+        self.precision: Precision = nearest_precision(spec.precision, device)
         self._dtype: torch.dtype = getattr(torch, self.precision)
         network = network.eval().requires_grad_(False)
         fold_batch_norms(network)
@@ -153,14 +154,14 @@ def embed_patches(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> Tensor:
-    """Embed a stream of patches, reading the next batches while the encoder works.
+    """Embed a stream of patches; while some threads encode their batches, another reads its next.
 
     Args:
         encoder: The encoder.
-        patches: `total` patches (H, W, 3), read in one thread of its own; a generator is closed
-            at the end, error or not.
+        patches: `total` patches (H, W, 3), of which one thread reads at a time; a generator is
+            closed at the end, error or not.
         total: Number of patches N.
-        batch_size: Patches that go through the network together.
+        batch_size: Most patches that go through the network together.
         progress: Called after each batch with the number of patches done, and `total`.
 
     Returns:
@@ -171,52 +172,83 @@ def embed_patches(
     """
     bag = torch.empty(total, encoder.spec.width)
     done = 0
-    with closing(_read_ahead(_batches(patches, batch_size))) as batches:
-        for batch in batches:
-            start, done = done, done + len(batch)
-            if done > total:
-                break
+    threads, threads_each = share_threads(encoder.device)
+    batch_size = max(min(batch_size, -(-total // threads)), 1)
+    reading = Lock()
+    with closing(_batches(patches, batch_size)) as batches, _workers(threads, threads_each) as pool:
+
+        def embed_next() -> tuple[int, Tensor] | None:
+            with stage("wait for reading"), reading:
+                start, batch = next(batches, (0, None))
+            if batch is None:
+                return None
             with stage("encode"):
-                bag[start:done] = encoder(batch)
-            progress(done, total)
-    if done != total:
-        raise ValueError(f"patches: expected {total}, found {'more' if done > total else done}")
+                return start, encoder(batch)
+
+        ahead = deque(pool.submit(embed_next) for _ in range(2 * threads))
+        try:
+            while ahead:
+                embedded = ahead.popleft().result()
+                if embedded is None:
+                    continue
+                ahead.append(pool.submit(embed_next))
+                start, embeddings = embedded
+                done += len(embeddings)
+                if start + len(embeddings) > total:
+                    raise ValueError(f"patches: expected {total}, found more")
+                bag[start : start + len(embeddings)] = embeddings
+                progress(done, total)
+        finally:
+            for future in ahead:
+                future.cancel()
+    if done < total:
+        raise ValueError(f"patches: expected {total}, found {done}")
     return bag
+
+
+def share_threads(device: torch.device) -> tuple[int, int]:
+    """Return how many threads take batches, and how many compute each: on a CPU, one if possible.
+
+    Threads that share a batch wait for each other at each layer; those with their own never do.
+    Beside a GPU one thread reads while another's batch is there.
+    """
+    if device.type != "cpu":
+        return 2, 1
+    each = -(-torch.get_num_threads() // MOST_BATCHES)
+    return torch.get_num_threads() // each, each
+
+
+@contextmanager
+def _workers(count: int, threads_each: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that compute on so many of PyTorch's threads, a setting of the process's."""
+    before = torch.get_num_threads()
+    workers = ThreadPoolExecutor(
+        count, "encoder", initializer=torch.set_num_threads, initargs=(threads_each,)
+    )
+    try:
+        with workers:
+            yield workers
+    finally:
+        torch.set_num_threads(before)
 
 
 def _batches(
     patches: Iterable[NDArray[np.uint8]], batch_size: int
-) -> Generator[NDArray[np.uint8], None, None]:
+) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
+    """Yield the index of each batch's first patch, and the batch."""
     iterator = iter(patches)
+    start = 0
     try:
         while True:
             with stage("read"):
                 batch = list(islice(iterator, batch_size))
             if not batch:
                 return
-            yield np.stack(batch)
+            yield start, np.stack(batch)
+            start += len(batch)
     finally:
         if isinstance(iterator, Generator):
             iterator.close()
-
-
-def _read_ahead(
-    batches: Generator[NDArray[np.uint8], None, None],
-) -> Generator[NDArray[np.uint8], None, None]:
-    """Yield `batches`, of which one thread reads up to `BATCHES_AHEAD` in advance."""
-    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="patch-reader") as reader:
-        ahead = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
-        try:
-            while True:
-                with stage("wait for reading"):
-                    batch = ahead.popleft().result()
-                if batch is None:
-                    return
-                ahead.append(reader.submit(next, batches, None))
-                yield batch
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def load_encoder(

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 RGB = tuple[float, float, float]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class EncoderSpec(BaseModel):
@@ -35,7 +35,8 @@ class EncoderSpec(BaseModel):
         mean: Per-channel mean of the training images, on a scale of 0 to 1.
         std: Per-channel standard deviation, likewise.
         precision: Of the network's matrix products. In bfloat16 they are twice as fast on the CPUs
-            that have it (`model/precision.py`), and the embeddings a little different.
+            that have it, and the embeddings a little different. A device without this precision
+            takes the nearest that it has (`model/precision.py`).
         layout: How the weights file names its tensors.
         weights_files: Names that the weights file may have, as published.
         weights_sha256: Of the weights file; None accepts any file that fits.

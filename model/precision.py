@@ -1,4 +1,4 @@
-"""Make a network fast without changing what it computes, and in bfloat16 where that is native."""
+"""Make a network fast without changing what it computes, and choose the precision it runs in."""
 
 import platform
 from itertools import pairwise
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.encoders import Precision
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -32,6 +34,18 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
     return not CPU_FLAGS.isdisjoint(next(flags, "").split())
+
+
+def nearest_precision(wanted: Precision, device: torch.device) -> Precision:
+    """Return the precision that a device computes in where another one is wanted.
+
+    GPUs older than bfloat16, such as the T4, have float16, and CPUs the other way round.
+    """
+    if wanted == "float32" or (wanted == "float16" and device.type == "cuda"):
+        return wanted
+    if has_bfloat16(device):
+        return "bfloat16"
+    return "float16" if device.type == "cuda" else "float32"
 
 
 def fold_batch_norms(network: nn.Module) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+M_ARENA_MAX = -8
 MOST = 2**31 - 1
 
 
@@ -14,9 +15,10 @@ def prepare_process() -> None:
     """Set up memory and threads for a network's inference; before the first import of torch.
 
     The C library keeps the memory that is freed, for the next batch: else each activation is
-    mapped anew, and the system's zeroing of pages takes most of the time. The environment's
-    MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_ do the same, but count at a process's start alone.
-    Without glibc nothing happens.
+    mapped anew, and the system's zeroing of pages takes most of the time. It keeps one store for
+    all threads, as those of single threads are given back all the same. The environment's
+    MALLOC_MMAP_MAX_=0, MALLOC_TRIM_THRESHOLD_ and MALLOC_ARENA_MAX=1 do that, too, but count at a
+    process's start alone. Without glibc nothing happens.
 
     OpenMP's threads sleep when they wait, and do not spin on a processor that others may need; what
     the environment says already stays.
@@ -24,5 +26,6 @@ def prepare_process() -> None:
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_MMAP_MAX, 0)
+        mallopt(M_ARENA_MAX, 1)
         mallopt(M_TRIM_THRESHOLD, MOST)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,7 @@
 """Cohorts with bags in a folder: reused, written, or made by another program."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from foreign_slides import trident_attributes, write_h5
 from mean_colour import write_tissue
 from small_bundles import PATCHES, build_bundle
 
-from model.bags import bag_path, write_bag
+from model.bags import bag_path, read_precision, write_bag
 from model.batch import Bag
 from model.cohort import Cohort, check_cohort
 from model.encoder import ENCODERS
@@ -94,6 +95,34 @@ def test_bags_of_another_patch_size_are_refused_case_by_case(
     first, *others = column(cohort, "error")
     assert others == ["", ""]
     assert first.startswith(f"case C0: {bags}/C0.safetensors: expected a bag of encoder ")
+
+
+def test_bags_keep_the_precision_that_they_were_made_in(
+    tmp_path: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle in bfloat16, on a CPU without: each run says that the embeddings differ."""
+    monkeypatch.setattr("model.precision.has_bfloat16", lambda device: False)
+    bundle = build_bundle(modalities=("slide",))
+    manifest = bundle.manifest
+    assert manifest.encoder is not None
+    encoder = manifest.encoder.model_copy(update={"precision": "bfloat16"})
+    path = tmp_path / "bfloat16.safetensors"
+    replace(bundle, manifest=manifest.model_copy(update={"encoder": encoder})).save(path)
+    bags = tmp_path / "bags"
+    by = scorer(path, embeddings=bags)
+    score(cohort, by)
+    assert read_precision(bag_path(bags, "C0")) == "float32"
+    first = column(cohort, "time")
+    assert "in float32, as this cpu lacks the bfloat16" in column(cohort, "warnings")[0]
+    shutil.rmtree(cohort.output)
+    score(cohort, by)
+    assert column(cohort, "time") == first
+    (warning,) = {
+        line.split("safetensors: ")[1] for line in column(cohort, "warnings") if "C0" in line
+    }
+    assert warning.startswith(
+        "embedded in float32, not in the bfloat16 of the bundle; embeddings differ slightly"
+    )
 
 
 def write_trident(root: Path, name: str, *, width: int = LITE.width, **attributes: int) -> None:

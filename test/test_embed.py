@@ -1,5 +1,6 @@
 """Bags on disk: what is in them, when they are made again, and what a killed run leaves."""
 
+import json
 import os
 import re
 import signal
@@ -91,7 +92,7 @@ def test_the_stamp_tells_all_that_a_bag_is_made_of(tmp_path: Path) -> None:
     cases = make_cases(tmp_path, 2)
     make_bags(cases, tmp_path / "bags")
     with safe_open(bag_path(tmp_path / "bags", "C1"), framework="pt") as file:
-        stamp = bags.json.loads(file.metadata()["stamp"])
+        stamp = json.loads(file.metadata()["stamp"])
     assert stamp == {
         "encoder": SPEC.model_dump(mode="json"),
         "patches": PATCHES.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.encoder import BATCHES_AHEAD, ENCODERS, Encoder, build_network, embed_patches
+from model.encoder import ENCODERS, Encoder, build_network, embed_patches, share_threads
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +197,22 @@ class Reader:
             self.closed = True
 
 
-def reader_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "patch-reader" in thread.name]
+def encoder_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "encoder" in thread.name]
 
 
-def test_stream_is_read_ahead_but_not_far(small: Encoder) -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Return what sets the number of PyTorch's threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_stream_is_read_by_who_encodes_but_not_far_ahead(
+    small: Encoder, threads: Callable[[int], None]
+) -> None:
+    threads(3)
     reader = Reader(count=60)
     seen: list[tuple[int, int]] = []
     ahead: list[int] = []
@@ -214,9 +225,39 @@ def test_stream_is_read_ahead_but_not_far(small: Encoder) -> None:
     expected = small(np.stack(list(Reader(count=60).patches)))
     torch.testing.assert_close(bag, expected, rtol=1e-4, atol=1e-5)
     assert seen == [(done, 60) for done in range(4, 61, 4)]
-    assert 0 < max(ahead) <= BATCHES_AHEAD * 4
-    assert len(reader.threads) == 1 and threading.current_thread().name not in reader.threads
-    assert reader.closed and not reader_threads()
+    assert max(ahead) <= 2 * 3 * 4
+    assert threading.current_thread().name not in reader.threads
+    assert reader.closed and not encoder_threads()
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "expected"),
+    [
+        ("cpu", 1, (1, 1)),
+        ("cpu", 2, (2, 1)),
+        ("cpu", 8, (8, 1)),
+        ("cpu", 12, (6, 2)),
+        ("cpu", 64, (8, 8)),
+        ("cuda", 12, (2, 1)),
+    ],
+)
+def test_threads_are_shared(
+    monkeypatch: pytest.MonkeyPatch, device: str, count: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: count)
+    assert share_threads(torch.device(device)) == expected
+
+
+def test_few_patches_are_shared_among_the_threads(
+    small: Encoder, threads: Callable[[int], None]
+) -> None:
+    threads(2)
+    seen: list[int] = []
+    embed_patches(
+        small, iter(random_patches(6)), total=6, batch_size=8, progress=lambda n, _: seen.append(n)
+    )
+    assert seen == [3, 6]
 
 
 def test_empty_stream_is_an_empty_bag(small: Encoder) -> None:
@@ -228,10 +269,13 @@ def test_failure_of_the_reader_is_the_callers(small: Encoder) -> None:
     with pytest.raises(OSError, match="a tile is damaged"):
         embed(small, reader.patches, total=60, batch_size=4)
     assert reader.read == 30
-    assert reader.closed and not reader_threads()
+    assert reader.closed and not encoder_threads()
 
 
-def test_failure_of_the_caller_stops_the_reader(small: Encoder) -> None:
+def test_failure_of_the_caller_stops_the_reader(
+    small: Encoder, threads: Callable[[int], None]
+) -> None:
+    threads(2)
     reader = Reader(count=1000, stops_at=6)  # in the second batch
 
     def progress(done: int, total: int) -> None:
@@ -240,8 +284,8 @@ def test_failure_of_the_caller_stops_the_reader(small: Encoder) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         embed_patches(small, reader.patches, total=1000, batch_size=4, progress=progress)
-    assert reader.read == 8  # the batch that was being read, and none of those that waited
-    assert reader.closed and not reader_threads()
+    assert 8 <= reader.read <= 12  # one batch for each thread, and none of those that waited
+    assert reader.closed and not encoder_threads()
 
 
 @pytest.mark.parametrize(("total", "found"), [(12, "10"), (8, "more"), (9, "more")])

@@ -21,6 +21,7 @@ from model.precision import (
     cast_products,
     fold_batch_norms,
     has_bfloat16,
+    nearest_precision,
     pack_convolutions,
     pad_evenly,
 )
@@ -37,13 +38,13 @@ LEAST_COSINE = {"efficientnet_lite0": 0.995, "uni": 0.999}
 @pytest.fixture
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the machine have bfloat16, so that its other ways to compute it are tested elsewhere."""
-    monkeypatch.setattr("model.encoder.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("model.precision.has_bfloat16", lambda device: True)
 
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the machine have no bfloat16."""
-    monkeypatch.setattr("model.encoder.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("model.precision.has_bfloat16", lambda device: False)
 
 
 def in_bfloat16(spec: Any) -> Any:
@@ -186,6 +187,26 @@ def test_cpu(
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
     assert has_bfloat16(CPU) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "wanted", "found"),
+    [
+        ("cpu", True, "bfloat16", "bfloat16"),
+        ("cpu", True, "float16", "bfloat16"),
+        ("cpu", False, "bfloat16", "float32"),
+        ("cpu", False, "float16", "float32"),
+        ("cuda", True, "bfloat16", "bfloat16"),
+        ("cuda", True, "float16", "float16"),
+        ("cuda", False, "bfloat16", "float16"),
+        ("cuda", False, "float32", "float32"),
+    ],
+)
+def test_nearest_precision(
+    monkeypatch: pytest.MonkeyPatch, device: str, native: bool, wanted: Any, found: str
+) -> None:
+    monkeypatch.setattr("model.precision.has_bfloat16", lambda device: native)
+    assert nearest_precision(wanted, torch.device(device)) == found
 
 
 def test_only_products_are_cast() -> None:

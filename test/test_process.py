@@ -26,14 +26,30 @@ for _ in range(20):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# glibc tells of each of its stores by name.
+THREADS_PROBE = """
+import ctypes, sys
+from concurrent.futures import ThreadPoolExecutor
+from model.process import prepare_process
+if sys.argv[1] == "prepared":
+    prepare_process()
+import numpy as np
+with ThreadPoolExecutor(2) as threads:
+    list(threads.map(np.ones, [2**20] * 8))
+ctypes.CDLL("libc.so.6").malloc_stats()
+"""
 
-def page_faults(how: str) -> int:
+
+def run_apart(program: str, how: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    command = [sys.executable, "-c", PROBE, how]
-    done = subprocess.run(
+    command = [sys.executable, "-c", program, how]
+    return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    return int(done.stdout)
+
+
+def page_faults(how: str) -> int:
+    return int(run_apart(PROBE, how).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
@@ -42,6 +58,14 @@ def test_freed_memory_is_kept() -> None:
     if plain < 10_000:
         pytest.skip(f"huge pages: only {plain} faults without the settings")
     assert page_faults("prepared") < plain / 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+def test_threads_share_the_memory_that_is_kept() -> None:
+    assert "Arena 1:" in run_apart(THREADS_PROBE, "plain").stderr
+    prepared = run_apart(THREADS_PROBE, "prepared").stderr
+    assert "Arena 0:" in prepared
+    assert "Arena 1:" not in prepared
 
 
 def test_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

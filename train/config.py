@@ -139,7 +139,7 @@ class FitConfig(_Part):
     chunk_patches: int = Field(default=45056, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     loss: Literal["cox", "nll"] = "cox"
     ties: Literal["efron", "breslow"] = "efron"
     bins: int = Field(default=8, ge=2)

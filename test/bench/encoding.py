@@ -19,7 +19,7 @@ from helpers.measure import ROUNDS, SETTINGS, cpu_seconds, where_and_what
 
 from model.process import prepare_process
 
-BATCH = 16
+BATCH = 8
 PLAIN_BATCH = 32
 """A usual one. Without the allocator's settings, larger batches are the slower."""
 BATCHES = 5

@@ -1,10 +1,10 @@
 """Reading beside encoding: slide to bag on two cores, against the ideal.
 
 Reading and encoding are measured alone, on one thread; half the sum of their CPU seconds is the
-ideal time. The program then does both: one thread reads ahead, two compute. Against the clock on
-the wall that needs a quiet machine. So it is compared, too, with the time that others left: the
-cores' idle time and our own CPU seconds, of which the work alone should be the most. The bag is
-compared with that of patches read first and embedded then.
+ideal time. The program then does both, on two threads. Against the clock on the wall that needs a
+quiet machine. So it is compared, too, with the time that others left: the cores' idle time and our
+own CPU seconds, of which the work alone should be the most. The bag is compared with that of
+patches read first and embedded then.
 
 Run as `PYTHONPATH=. python test/bench/overlap.py [SIDE_PX]`.
 """
@@ -40,6 +40,7 @@ from model.tissue_mask import TissueMask
 SPEC = PatchSpec()
 MPP = 0.25
 CORES = 2
+BATCH = BATCH_PATCHES["cpu"]
 SLIDES = {"with a level at 1 µm/px": (1, 4, 16), "without": (1, 16)}
 
 
@@ -73,15 +74,15 @@ def measure(path: Path, encoder: Encoder) -> str:
                 pass
 
         def encode() -> Tensor:
-            starts = range(0, len(patches), BATCH_PATCHES)
-            return torch.cat([encoder(patches[at : at + BATCH_PATCHES]) for at in starts])
+            starts = range(0, len(patches), BATCH)
+            return torch.cat([encoder(patches[at : at + BATCH]) for at in starts])
 
         def both() -> Tensor:
             return embed_patches(
                 encoder,
                 read_patches(slide, coords, SPEC),
                 total=len(coords),
-                batch_size=BATCH_PATCHES,
+                batch_size=BATCH,
                 progress=lambda done, total: None,
             )
 

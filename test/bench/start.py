@@ -1,7 +1,7 @@
 """From the start of the process to the first patches encoded, against what nobody can do without.
 
 That is `import torch, timm` and reading the encoder's weights. Ours is the door with the sample
-job, as far as its first batch of 16 patches. Each runs in a process of its own, by turns; the
+job, as far as its first batch of 8 patches. Each runs in a process of its own, by turns; the
 first run of each, which fills the disk's cache, does not count. CPU seconds of the whole process.
 
 Run as `PYTHONPATH=. python test/bench/start.py [ROUNDS]`.

@@ -28,6 +28,7 @@ from model.slide import Slide
 from model.tissue_mask import TissueMask, find_tissue
 
 SPEC = PatchSpec()
+BATCH = BATCH_PATCHES["cpu"]
 MPP = 0.25
 SLIDES = {"with a level at 1 µm/px": (1, 4, 16), "without": (1, 16)}
 MASK_TILE_PX = 512
@@ -39,7 +40,7 @@ def main(side_px: int) -> None:
     encoder = load_encoder(
         ENCODERS["efficientnet_lite0"], weights_dirs=[], device=torch.device("cpu")
     )
-    patch_cpu_s = encoding_seconds(encoder) / BATCH_PATCHES
+    patch_cpu_s = encoding_seconds(encoder) / BATCH
     print(
         "| slide | patches | tissue, CPU s | reading, CPU s | tissue / reading | % of the run |"
         "\n|---|---|---|---|---|---|"
@@ -79,7 +80,7 @@ def measure(path: Path, mask: Path | None, patch_cpu_s: float) -> str:
 
 def encoding_seconds(encoder: Encoder) -> float:
     """Return the CPU seconds of a batch when it is warm."""
-    shape = (BATCH_PATCHES, SPEC.size_px, SPEC.size_px, 3)
+    shape = (BATCH, SPEC.size_px, SPEC.size_px, 3)
     patches = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     spent = interleaved({"encode": lambda: encoder(patches)}, rounds=6)
     return spent["encode"]
