@@ -55,7 +55,8 @@ class Profile:
             seconds = self.seconds[name]
             share = 100 * seconds / wall
             rows.append(f"{name:<20}{seconds:>10.3f}{share:>10.1f}{self.calls[name]:>10,}")
-        rows.append(f"{'all':<20}{wall:>10.3f}{100:>10.1f}   ({cpu:.3f} CPU seconds)")
+        spent = f"({cpu:.3f} CPU seconds; threads overlap)"
+        rows.append(f"{'all':<20}{wall:>10.3f}{100:>10.1f}   {spent}")
         return "\n".join(rows)
 
 
