@@ -231,6 +231,14 @@ class TestLevel:
         assert tile is not None
         assert np.abs(tile.astype(int) - PICTURE[384:512, 512:768]).mean() < 6
 
+    def test_tiles_lie_where_libjpeg_turbo_writes_through_the_cache(self, level: JpegLevel) -> None:
+        """Its rows start at no multiple of 32 bytes."""
+        kept = [level.read(0, 0) for _ in range(4)]
+        assert all(tile is not None and tile.ctypes.data % 2 == 1 for tile in kept)
+        memory = level.memory()
+        tile = level.read(0, 0, memory)
+        assert tile is not None and np.shares_memory(tile, memory)
+
     def test_fullest(self, level: JpegLevel) -> None:
         column, row = level.fullest()
         assert level.lengths[row * 4 + column] == max(level.lengths)
