@@ -21,8 +21,10 @@ from model.tissue_mask import find_tissue
 
 SURVIVAL_MONTHS = (12, 24, 36, 60)
 INTERVAL = 0.8
-BATCH_PATCHES = {"cpu": 8, "cuda": 64}
-"""Most in a batch. More than 8 leave a CPU's caches, and each takes longer; 64 nobody measured."""
+CPU_BATCH_PATCHES = 8
+"""Most in a batch; more leave the caches, and each takes longer."""
+GPU_BATCH_PATCHES = 64
+"""Not measured."""
 
 Look = Callable[[Case, Bag | None, Warn], None]
 """Takes a scored case, the bag that its risk came from, and where to put warnings."""
@@ -192,7 +194,7 @@ def _embed_slide(
             encoder,
             read_patches(slide, coords, patches),
             total=len(coords),
-            batch_size=BATCH_PATCHES[encoder.device.type],
+            batch_size=CPU_BATCH_PATCHES if encoder.device.type == "cpu" else GPU_BATCH_PATCHES,
             progress=progress,
         )
     return Bag(

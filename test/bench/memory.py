@@ -107,7 +107,7 @@ def measure(slide: Path, batch: int) -> dict[str, float]:
     from model.case import Case, SlideFile
 
     imports_mb = peak_mb()
-    model.predictor.BATCH_PATCHES["cpu"] = batch
+    model.predictor.CPU_BATCH_PATCHES = batch
     predictor = model.predictor.Predictor(
         Bundle.load(BUNDLE), weights_dirs=[BUNDLE.parent], device=torch.device("cpu")
     )

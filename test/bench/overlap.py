@@ -33,14 +33,13 @@ from torch import Tensor
 from model.encoder import ENCODERS, Encoder, embed_patches, load_encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
-from model.predictor import BATCH_PATCHES
+from model.predictor import CPU_BATCH_PATCHES
 from model.slide import Slide
 from model.tissue_mask import TissueMask
 
 SPEC = PatchSpec()
 MPP = 0.25
 CORES = 2
-BATCH = BATCH_PATCHES["cpu"]
 SLIDES = {"with a level at 1 µm/px": (1, 4, 16), "without": (1, 16)}
 
 
@@ -74,15 +73,15 @@ def measure(path: Path, encoder: Encoder) -> str:
                 pass
 
         def encode() -> Tensor:
-            starts = range(0, len(patches), BATCH)
-            return torch.cat([encoder(patches[at : at + BATCH]) for at in starts])
+            starts = range(0, len(patches), CPU_BATCH_PATCHES)
+            return torch.cat([encoder(patches[at : at + CPU_BATCH_PATCHES]) for at in starts])
 
         def both() -> Tensor:
             return embed_patches(
                 encoder,
                 read_patches(slide, coords, SPEC),
                 total=len(coords),
-                batch_size=BATCH,
+                batch_size=CPU_BATCH_PATCHES,
                 progress=lambda done, total: None,
             )
 

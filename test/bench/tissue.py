@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from model.encoder import ENCODERS, Encoder, load_encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
-from model.predictor import BATCH_PATCHES
+from model.predictor import CPU_BATCH_PATCHES
 from model.slide import Slide
 from model.tissue_mask import TissueMask, find_tissue
 
 SPEC = PatchSpec()
-BATCH = BATCH_PATCHES["cpu"]
 MPP = 0.25
 SLIDES = {"with a level at 1 µm/px": (1, 4, 16), "without": (1, 16)}
 MASK_TILE_PX = 512
@@ -40,7 +39,7 @@ def main(side_px: int) -> None:
     encoder = load_encoder(
         ENCODERS["efficientnet_lite0"], weights_dirs=[], device=torch.device("cpu")
     )
-    patch_cpu_s = encoding_seconds(encoder) / BATCH
+    patch_cpu_s = encoding_seconds(encoder) / CPU_BATCH_PATCHES
     print(
         "| slide | patches | tissue, CPU s | reading, CPU s | tissue / reading | % of the run |"
         "\n|---|---|---|---|---|---|"
@@ -80,7 +79,7 @@ def measure(path: Path, mask: Path | None, patch_cpu_s: float) -> str:
 
 def encoding_seconds(encoder: Encoder) -> float:
     """Return the CPU seconds of a batch when it is warm."""
-    shape = (BATCH, SPEC.size_px, SPEC.size_px, 3)
+    shape = (CPU_BATCH_PATCHES, SPEC.size_px, SPEC.size_px, 3)
     patches = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     spent = interleaved({"encode": lambda: encoder(patches)}, rounds=6)
     return spent["encode"]
