@@ -14,7 +14,6 @@ from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
-from model.encoders import Precision
 from model.errors import CaseError, ConfigError, Warn, first_problem
 from model.patches import PatchSpec
 from model.predictor import embed_case
@@ -76,7 +75,7 @@ class SlideEmbedder:
         )
 
 
-class _Stamp(BaseModel):
+class Stamp(BaseModel):
     """What a bag was made from."""
 
     encoder: EncoderSpec
@@ -103,7 +102,7 @@ def write_bag(
         "coords": bag.coords,
         "slide_index": bag.slide_index,
     }
-    stamp = _Stamp(encoder=encoder, patches=patches, sources=list(sources))
+    stamp = Stamp(encoder=encoder, patches=patches, sources=list(sources))
     write_tensors(path, tensors, {"stamp": stamp.model_dump_json()})
 
 
@@ -113,7 +112,7 @@ def read_bag(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> Bag:
     Raises:
         ConfigError: It cannot be read, or another encoder or patch spec made it.
     """
-    _read_fitting_stamp(path, encoder, patches)
+    _check_settings(path, _read_stamp(path), encoder, patches)
     with safe_open(path, framework="pt") as file:
         return Bag(
             embeddings=file.get_tensor("embeddings"),
@@ -122,13 +121,13 @@ def read_bag(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> Bag:
         )
 
 
-def read_precision(path: Path) -> Precision:
-    """Return the precision in which the encoder of a bag ran.
+def read_stamp(path: Path) -> Stamp | None:
+    """Return what a bag says of its origin, None where there is none.
 
     Raises:
         ConfigError: What is there is no bag.
     """
-    return _read_stamp(path).encoder.precision
+    return _read_stamp(path) if path.is_file() else None
 
 
 def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
@@ -139,7 +138,8 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
         ConfigError: What is there is no bag, or one of another encoder or patch spec.
     """
     sources = identify_all(maker.sources(case))
-    if is_current(path, sources, maker.encoder, maker.patches, warn=warn):
+    stamp = read_stamp(path)
+    if is_current(path, stamp, sources, maker.encoder, maker.patches, warn=warn):
         return
     bag = maker.make(case, warn=warn)
     if bag is not None:
@@ -148,6 +148,7 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
 
 def is_current(
     path: Path,
+    stamp: Stamp | None,
     sources: Sequence[Identity],
     encoder: EncoderSpec,
     patches: PatchSpec,
@@ -159,12 +160,12 @@ def is_current(
     One whose sources are gone stays as it is, so that bags can travel without the slides.
 
     Raises:
-        ConfigError: What is there is no bag, or one of another encoder or patch spec.
+        ConfigError: It is of another encoder or patch spec.
     """
-    if not path.is_file():
+    if stamp is None:
         return False
-    made_of = _read_fitting_stamp(path, encoder, patches).sources
-    if sources and made_of != sources:
+    _check_settings(path, stamp, encoder, patches)
+    if sources and stamp.sources != sources:
         warn(f"{path}: made of other files than the case has now; it is made again")
         return False
     return True
@@ -205,7 +206,7 @@ def identify(path: Path) -> Identity:
     return {"name": path.name, "bytes": size, "sha256_of_samples": digest.hexdigest()}
 
 
-def _read_stamp(path: Path) -> _Stamp:
+def _read_stamp(path: Path) -> Stamp:
     """Return what a bag says of its origin."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -214,17 +215,15 @@ def _read_stamp(path: Path) -> _Stamp:
         raise ConfigError(f"{path}: expected a bag, found {error}") from error
     # Through the specs, so that a field which the bag is older than counts as its default.
     try:
-        return _Stamp.model_validate_json(stamp)
+        return Stamp.model_validate_json(stamp)
     except ValidationError as error:
         raise ConfigError(f"{path}: expected a bag, found {first_problem(error)}") from error
 
 
-def _read_fitting_stamp(path: Path, encoder: EncoderSpec, patches: PatchSpec) -> _Stamp:
-    """Return what a bag says of its origin, after making sure that the settings are these."""
-    stamp = _read_stamp(path)
+def _check_settings(path: Path, stamp: Stamp, encoder: EncoderSpec, patches: PatchSpec) -> None:
+    """Make sure that a bag was made with these settings."""
     if (stamp.encoder, stamp.patches) != (encoder, patches):
         raise ConfigError(
             f"{path}: expected a bag of encoder {encoder.id} at {patches.mpp:g} µm/px, "
             "found one made with other settings; use another folder"
         )
-    return stamp

@@ -10,7 +10,7 @@ from model.bags import (
     identify_all,
     is_current,
     read_bag,
-    read_precision,
+    read_stamp,
     slide_sources,
     write_bag,
 )
@@ -56,7 +56,8 @@ class BagPredictor(Predictor):
         if bag is not None and self.encoder is not None:
             sources = identify_all(slide_sources(case))
             path = bag_path(self._directory, case.case_id)
-            write_bag(path, bag, self.encoder.pinned_spec(), patches, sources=sources)
+            made_by = encoder.model_copy(update={"precision": self.encoder.precision})
+            write_bag(path, bag, made_by, patches, sources=sources)
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:
@@ -76,12 +77,13 @@ class BagPredictor(Predictor):
         if foreign.sources(case):
             return foreign.make(case, warn=warn)
         path = bag_path(self._directory, case.case_id)
-        if not path.is_file():
+        stamp = read_stamp(path)
+        if stamp is None:
             return None
-        precision = read_precision(path)
+        precision = stamp.encoder.precision
         made_by = encoder.model_copy(update={"precision": precision})
         sources = identify_all(slide_sources(case))
-        if not is_current(path, sources, made_by, patches, warn=warn):
+        if not is_current(path, stamp, sources, made_by, patches, warn=warn):
             return None
         if precision != encoder.precision:
             warn(
