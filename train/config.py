@@ -16,6 +16,8 @@ from model.rows import SUFFIXES
 from model.survival import MappingKind
 
 Model = TypeVar("Model", bound=BaseModel)
+FitPrecision = Literal["float32", "bfloat16"]
+"""Without float16, in which gradients vanish."""
 
 
 class _Part(BaseModel):
@@ -139,7 +141,7 @@ class FitConfig(_Part):
     chunk_patches: int = Field(default=45056, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: FitPrecision = "float32"
     loss: Literal["cox", "nll"] = "cox"
     ties: Literal["efron", "breslow"] = "efron"
     bins: int = Field(default=8, ge=2)

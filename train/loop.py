@@ -13,7 +13,7 @@ import torch
 from model.batch import Batch, CaseInputs, collate
 from model.fusion import Fusion
 from model.survival import risk
-from train.config import FitConfig
+from train.config import FitConfig, FitPrecision
 from train.dataset import Fold, FoldBags, drop_modalities, subsample
 from train.objective import Objective
 
@@ -171,7 +171,7 @@ def _add_auxiliary_gradient(fusion: Fusion, draw: Draw) -> None:
 
 
 def _logits(
-    fusion: Fusion, draw: Draw, precision: str = "float32", *, start: int = 0
+    fusion: Fusion, draw: Draw, precision: FitPrecision = "float32", *, start: int = 0
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the position and logits (b, T) of each chunk from `start` on."""
     device = next(fusion.parameters()).device
@@ -181,7 +181,7 @@ def _logits(
         yield position, logits.to(torch.get_default_dtype())
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def _autocast(device: torch.device, precision: FitPrecision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from helpers.measure import SETTINGS
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,7 @@ GLASS = (243, 241, 244)
 EOSIN = (226, 150, 186)
 
 # How the image sets the allocator; it keeps freed memory, so that peaks are higher with it.
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_ARENA_MAX": "1",
-}
+ALLOCATOR = {name: value for name, value in SETTINGS.items() if name.startswith("MALLOC_")}
 
 
 def main() -> None:
