@@ -22,7 +22,7 @@ from model.stages import stage
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # What reading the tags of damaged or odd files was seen to raise.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, struct.error)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, struct.error)
 
 START = b"\xff\xd8"
 END = b"\xff\xd9"
@@ -129,7 +129,7 @@ def _read_levels(path: Path, file: int) -> list[JpegLevel]:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
             levels = [_level_of(page, file) for page in pages if _has_jpeg_tiles(page)]
             return [level for level in levels if _is_complete(level)]
-    except _UNREADABLE:
+    except UNREADABLE:
         return []
 
 

@@ -1,4 +1,4 @@
-"""Squares cut out of a grid of tiles, and the box kernel that averages pixels."""
+"""Squares cut out of a grid of tiles, and overviews; the box kernel that averages pixels."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +12,21 @@ Pixels = NDArray[np.uint8]
 
 MOST_FACTOR = 16
 """Sums of 16 × 16 values of 8 bits just fit into the 16 bits in which they are made."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A whole slide or mask, reduced.
+
+    Attributes:
+        values: (h, w, C) or (h, w).
+        size_px: Width and height of level 0.
+        downsample: Level-0 pixels per pixel of values, along x and along y.
+    """
+
+    values: Pixels
+    size_px: tuple[int, int]
+    downsample: tuple[float, float]
 
 
 def average(pixels: Pixels, factor: int) -> Pixels:

@@ -5,7 +5,6 @@ JPEG tiles come straight out of the file where that changes no pixel: `model/jpe
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -18,7 +17,8 @@ from PIL import Image
 
 from model.errors import CaseError
 from model.jpeg_tiles import JpegLevel, JpegTiles
-from model.mosaic import Pixels
+from model.mask_tiles import reduce_tiles
+from model.mosaic import Overview, Pixels
 
 PLAIN_GRIDS = {"aperio", "generic-tiff"}
 """Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
@@ -191,17 +191,28 @@ def open_slide(path: Path) -> PixelSource:
     return WholeSource(values, properties)
 
 
-def open_mask(path: Path) -> PixelSource:
-    """Open the pixels of a mask, which may lack tiles and have any pixel type.
+def reduce_mask(path: Path, most_px: int) -> Overview:
+    """Return which share of each cell of a mask of any pixel type is tissue, as 0 to 255, (h, w).
+
+    Tissue is where the first channel is above 0.
+
+    Args:
+        path: The mask, which may lack tiles.
+        most_px: About how many cells there are along the longer side.
 
     Raises:
         CaseError: The file is absent, empty, damaged or of a foreign format.
     """
     _check_file(path)
-    if path.suffix.lower() != WHOLE_SUFFIX and OpenSlide.detect_format(path) is not None:
-        return TiledSource(path)
-    values, properties = _read_whole(path)
-    return WholeSource((values[..., :1] > 0).astype(np.uint8), properties)
+    overview = None if path.suffix.lower() == WHOLE_SUFFIX else reduce_tiles(path, most_px)
+    if overview is not None:
+        return overview
+    values, _ = _read_whole(path)
+    tissue = np.uint8(255) * (values[..., 0] > 0)
+    factor = math.ceil(max(tissue.shape) / most_px)
+    beyond = [(0, -side_px % factor) for side_px in tissue.shape]
+    cells = np.asarray(Image.fromarray(np.pad(tissue, beyond)).reduce(factor))
+    return Overview(cells, size_px=tissue.shape[::-1], downsample=(factor, factor))
 
 
 def untiled_size(path: Path) -> tuple[int, ...] | None:
@@ -216,19 +227,6 @@ def untiled_size(path: Path) -> tuple[int, ...] | None:
     return size
 
 
-@dataclass(frozen=True)
-class Overview:
-    """A whole slide or mask, reduced.
-
-    Attributes:
-        values: (h, w, C) or (h, w).
-        downsample: Level-0 pixels per pixel of values, along x and along y.
-    """
-
-    values: Pixels
-    downsample: tuple[float, float]
-
-
 def reduce_whole(
     source: PixelSource, most_px: int, read: Callable[[int, int, int, int, int], Pixels]
 ) -> Overview:
@@ -238,7 +236,7 @@ def reduce_whole(
         source: What to reduce. Its coarsest level with that many pixels is read.
         most_px: Longest side of the overview.
         read: From level, x, y, width and height, as of the source's `read`, to what is averaged,
-            (h, w, C) or (h, w).
+            (h, w, 3).
 
     Raises:
         CaseError: The file is damaged.
@@ -260,6 +258,7 @@ def reduce_whole(
     full_width_px, full_height_px = source.level_sizes[0]
     return Overview(
         values=np.concatenate(rows),
+        size_px=(full_width_px, full_height_px),
         downsample=(full_width_px / width_px * factor, full_height_px / height_px * factor),
     )
 

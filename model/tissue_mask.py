@@ -1,6 +1,5 @@
 """Where on a slide tissue is: a supplied mask, or the slide's own colours."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import CaseError, Warn
-from model.mosaic import Pixels
-from model.pixels import open_mask, reduce_whole
+from model.pixels import reduce_mask
 from model.slide import Slide, is_placeholder
 from model.tissue import tissue_pixels
 
@@ -40,12 +38,8 @@ class TissueMask:
         Raises:
             CaseError: The file cannot be read.
         """
-        with closing(open_mask(path)) as source:
-            width_px, height_px = source.level_sizes[0]
-            most_px = _overview_px(slide, MASK_RANGE_PX)
-            overview = reduce_whole(
-                source, most_px, lambda *where: _mask_pixels(source.read(*where))
-            )
+        overview = reduce_mask(path, _overview_px(slide, MASK_RANGE_PX))
+        width_px, height_px = overview.size_px
         along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
         wanted_px = slide.height_px / along_x
         if abs(wanted_px - height_px) > max(SHAPE_TOLERANCE * wanted_px, 1):
@@ -136,8 +130,3 @@ def _overview_px(slide: Slide, limits_px: tuple[int, int]) -> int:
     """Return how many pixels along its longer side show where a slide's tissue is."""
     longest_um = max(slide.width_px, slide.height_px) * slide.mpp
     return int(np.clip(longest_um / DETECTION_UM, *limits_px))
-
-
-def _mask_pixels(rgba: Pixels) -> Pixels:
-    """Return 255 where a mask's RGBA (h, w, 4) has tissue, (h, w)."""
-    return ((rgba[..., 0] > 0) & (rgba[..., 3] > 0)) * np.uint8(255)

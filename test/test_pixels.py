@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
-from model.pixels import WHOLE_MOST_PX, TiledSource, reduce_whole
+from model.pixels import WHOLE_MOST_PX, TiledSource
 from model.slide import Slide
-from model.tissue_mask import _mask_pixels
-from train.pyramid import write_mask_pyramid, write_pyramid
+from train.pyramid import write_pyramid
 
 
 class TestOverview:
@@ -56,17 +55,6 @@ class TestOverview:
             monkeypatch.setattr(TiledSource, "tiles", lambda *_: None)
             expected = slide.thumbnail(most_px)
         np.testing.assert_array_equal(overview.values, expected.values)
-
-    def test_holes_without_tiles_are_no_tissue(self, tmp_path: Path) -> None:
-        """OpenSlide hands out absent pixels as transparent, not as 0."""
-        path = tmp_path / "mask.tif"
-        write_mask_pyramid(path, np.ones((70, 50), dtype=bool), 4.0, downsamples=(1,), tile_px=64)
-        source = TiledSource(path)
-        overview = reduce_whole(source, 10, lambda *where: _mask_pixels(source.read(*where)))
-        source.close()
-        assert overview.values.shape == (10, 8)  # cells of 7 pixels; 50 is 7 cells and a bit
-        assert (overview.values[:, :7] == 255).all()
-        assert (overview.values[:, 7] == round(255 / 7)).all()
 
 
 class TestDamage:

@@ -1,14 +1,17 @@
 """Tissue masks as they are supplied."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 from synthetic import HEIGHT, SLIDES, WIDTH, blobs, no_warning, write_mha, write_striped
 
 from model.patches import PatchSpec, patch_grid
+from model.pixels import reduce_mask
 from model.slide import Slide
 from model.tissue_mask import TissueMask, find_tissue
 from train.pyramid import write_mask_pyramid
@@ -45,6 +48,12 @@ class TestFraction:
         assert mask.fraction(np.zeros((0, 2), dtype=np.int64), 3).shape == (0,)
 
 
+def write_labels(path: Path, values: NDArray[np.generic], *, dtype: type, **written: Any) -> None:
+    """Write a tiled TIFF of one level as `written` says."""
+    layout = {"tile": (64, 64), "photometric": "minisblack", "metadata": None} | written
+    tifffile.imwrite(path, values.astype(dtype), **layout)
+
+
 @pytest.fixture(scope="module")
 def tissue() -> NDArray[np.bool_]:
     return blobs(WIDTH // 4, HEIGHT // 4, seed=9, size=40)
@@ -79,6 +88,98 @@ class TestReadMask:
     ) -> None:
         write_striped(tmp_path / "mask.tif", tissue.astype(kind))
         self.check(tmp_path / "mask.tif", slide, tissue)
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {"dtype": np.uint16},
+            {"dtype": np.int16},
+            {"dtype": np.uint16, "compression": "zlib", "predictor": True},
+            {"dtype": np.float32, "compression": "zstd"},
+            {"dtype": np.bool_},
+            {"dtype": np.bool_, "compression": "packbits"},
+            {"dtype": np.uint8, "photometric": "miniswhite"},
+            {"dtype": np.uint8, "photometric": "palette", "colormap": np.zeros((3, 256), "u2")},
+            {"dtype": np.uint8, "byteorder": ">", "compression": "lzw"},
+        ],
+        ids=str,
+    )
+    def test_labels_of_any_type(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], written: dict[str, object]
+    ) -> None:
+        """What counts is the label, 1, not how dark it looks."""
+        write_labels(tmp_path / "mask.tif", tissue, **written)
+        self.check(tmp_path / "mask.tif", slide, tissue)
+
+    @pytest.mark.parametrize("planes", ["contig", "separate"])
+    def test_planes(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], planes: str
+    ) -> None:
+        channels = np.stack([tissue, np.ones_like(tissue), ~tissue])
+        values = channels if planes == "separate" else np.moveaxis(channels, 0, -1)
+        layout = {"photometric": "rgb", "planarconfig": planes}
+        write_labels(tmp_path / "mask.tif", values, dtype=np.uint8, **layout)
+        self.check(tmp_path / "mask.tif", slide, tissue)
+
+    def test_jpeg(self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_]) -> None:
+        values = tissue.repeat(4, axis=0).repeat(4, axis=1) * np.uint8(255)
+        write_labels(tmp_path / "mask.tif", values, dtype=np.uint8, compression="jpeg")
+        mask = find_tissue(slide, tmp_path / "mask.tif", warn=no_warning)
+        assert mask.coverage.mean() == pytest.approx(tissue.mean(), abs=0.05)  # edges ring
+
+    def test_pyramid_in_sub_ifds(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_]
+    ) -> None:
+        """As OME-TIFF has them; the level that is read is the coarser one."""
+        values = tissue.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
+        with tifffile.TiffWriter(tmp_path / "mask.ome.tif") as tiff:
+            tiff.write(values, tile=(64, 64), subifds=1)
+            tiff.write(values[::4, ::4], tile=(64, 64), subfiletype=1)
+        self.check(tmp_path / "mask.ome.tif", slide, tissue)
+
+    def test_absent_tiles_and_what_lies_beyond_the_edge_are_no_tissue(self, tmp_path: Path) -> None:
+        path = tmp_path / "mask.tif"
+        write_labels(path, np.ones((150, 100), dtype=bool), dtype=np.uint8)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            counts = list(tiff.pages[0].databytecounts)
+            tiff.pages[0].tags["TileByteCounts"].overwrite([*counts[:2], 0, *counts[3:]])
+        cells = reduce_mask(path, 20).values
+        assert cells.shape == (19, 13)  # of 8 pixels
+        assert not cells[8:16, :8].any()
+        assert (cells[:18, :8].sum(axis=1) == np.repeat([8, 0, 8], [8, 8, 2]) * 255).all()
+        assert (cells[18, :8] == round(255 * 6 / 8)).all()
+        assert (cells[:18, 12] == round(255 * 4 / 8)).all()
+
+    def test_equal_tiles_are_decoded_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = np.zeros((40, 50), dtype=bool)
+        values[10:30, 20:40] = True
+        write_labels(tmp_path / "mask.tif", values.repeat(64, 0).repeat(64, 1), dtype=np.uint8)
+        decoded: list[bool] = []
+        original = Image.fromarray
+        monkeypatch.setattr(
+            Image, "fromarray", lambda tile: (decoded.append(tile.any()), original(tile))[1]
+        )
+        coverage = reduce_mask(tmp_path / "mask.tif", 50).values
+        assert sorted(decoded) == [False, True]
+        np.testing.assert_array_equal(coverage, 255 * values)
+
+    @pytest.mark.parametrize("most_px", [37, 150, 300, 5000])
+    @pytest.mark.parametrize("tile_px", [(64, 64), (80, 48), (512, 512)])
+    def test_cells_average(
+        self, tmp_path: Path, tissue: NDArray[np.bool_], most_px: int, tile_px: tuple[int, int]
+    ) -> None:
+        write_labels(tmp_path / "mask.tif", tissue, dtype=np.uint8, tile=tile_px)
+        overview = reduce_mask(tmp_path / "mask.tif", most_px)
+        (side, _), shape = overview.downsample, overview.values.shape
+        assert (side, side) == overview.downsample
+        assert 0.7 * 300 / most_px <= side or side == 1
+        padded = np.pad(
+            tissue, [(0, int(side) * n - m) for n, m in zip(shape, tissue.shape, strict=True)]
+        )
+        cells = padded.reshape(shape[0], int(side), shape[1], int(side)).mean(axis=(1, 3))
+        np.testing.assert_allclose(overview.values / 255, cells, atol=0.51 / 255)
 
     def test_mha(self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_]) -> None:
         path = write_mha(tmp_path / "mask.mha", tissue.astype(np.int16))

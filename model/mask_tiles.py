@@ -1,0 +1,111 @@
+"""The tiles of masks, as the labels that a TIFF holds, of whatever type and compression.
+
+OpenSlide shows what labels look like, in 8 bits of red, green and blue: 1 of 65,535 is black there,
+and 0 is white where the file says so. It also decodes each tile anew, though most of a mask's tiles
+hold the same bytes: background alone, or tissue alone.
+"""
+
+import math
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from model.errors import CaseError
+from model.jpeg_tiles import UNREADABLE
+from model.mosaic import Overview, Pixels
+
+KEPT_TILES = 64
+"""Of the tiles seen last the cells stay in memory; the two frequent ones are among them."""
+
+_UNDECODABLE = (*UNREADABLE, RuntimeError, tifffile.TiffFileError)
+
+
+def reduce_tiles(path: Path, most_px: int) -> Overview | None:
+    """Return which share of each cell of a mask is tissue, as 0 to 255, (h, w).
+
+    Tissue is where the first channel is above 0. Cells are squares of whole pixels that fill a
+    tile, so that equal tiles have equal cells.
+
+    Args:
+        path: The mask.
+        most_px: About how many cells there are along the longer side. The coarsest level with that
+            many pixels is read.
+
+    Returns:
+        None where the file is no TIFF with tiles.
+
+    Raises:
+        CaseError: The file is damaged.
+    """
+    try:
+        tiff = tifffile.TiffFile(path)
+    except _UNDECODABLE:
+        return None
+    with tiff:
+        try:
+            levels = [level.keyframe for level in tiff.series[0].levels]
+            if not levels[0].is_tiled:
+                return None
+            enough = [level for level in levels if max(_size_px(level)) >= most_px]
+            level = enough[-1] if enough else levels[0]
+            cell_px = _cell_px(level, most_px)
+            values = _reduce_level(tiff, level, cell_px)
+        except _UNDECODABLE as error:
+            raise CaseError(path, expected="readable tiles", found=error) from error
+    width_px, height_px = _size_px(levels[0])
+    return Overview(
+        values=values,
+        size_px=(width_px, height_px),
+        downsample=(
+            width_px / level.imagewidth * cell_px,
+            height_px / level.imagelength * cell_px,
+        ),
+    )
+
+
+def _size_px(page: tifffile.TiffPage) -> tuple[int, int]:
+    return page.imagewidth, page.imagelength
+
+
+def _cell_px(level: tifffile.TiffPage, most_px: int) -> int:
+    """Return the side of a cell: of those that divide a tile the nearest to the wanted."""
+    wanted_px = max(max(_size_px(level)) / most_px, 1)
+    common_px = math.gcd(level.tilewidth, level.tilelength)
+    sides = [side for side in range(1, common_px + 1) if common_px % side == 0]
+    return min(sides, key=lambda side: abs(math.log(side / wanted_px)))
+
+
+def _reduce_level(tiff: tifffile.TiffFile, level: tifffile.TiffPage, cell_px: int) -> Pixels:
+    """Return the cells (h, w) of a level."""
+
+    @lru_cache(KEPT_TILES)
+    def cells_of(stream: bytes, width_px: int, height_px: int) -> Pixels:
+        """Return the cells of a tile, of which so many pixels lie inside the level."""
+        labels: Any = level.decode(stream, 0, jpegtables=level.jpegtables)[0]  # (1, H, W, C)
+        tissue = np.zeros((level.tilelength, level.tilewidth), dtype=np.uint8)
+        tissue[:height_px, :width_px] = 255 * (labels[0, :height_px, :width_px, 0] > 0)
+        return np.asarray(Image.fromarray(tissue).reduce(cell_px))
+
+    tile_width_px, tile_height_px = level.tilewidth, level.tilelength
+    columns = -(-level.imagewidth // tile_width_px)
+    rows = -(-level.imagelength // tile_height_px)
+    across, down = tile_width_px // cell_px, tile_height_px // cell_px
+    cells = np.zeros((rows * down, columns * across), dtype=np.uint8)
+    places = list(product(range(rows), range(columns)))
+    # After the first plane's tiles come those of further channels, where each has its own.
+    offsets, lengths = level.dataoffsets[: len(places)], level.databytecounts[: len(places)]
+    for (row, column), offset, length in zip(places, offsets, lengths, strict=True):
+        if length == 0:  # the file leaves this tile out
+            continue
+        tiff.filehandle.seek(offset)
+        cells[row * down : (row + 1) * down, column * across : (column + 1) * across] = cells_of(
+            tiff.filehandle.read(length),
+            min(tile_width_px, level.imagewidth - column * tile_width_px),
+            min(tile_height_px, level.imagelength - row * tile_height_px),
+        )
+    return cells[: -(-level.imagelength // cell_px), : -(-level.imagewidth // cell_px)]
