@@ -68,6 +68,22 @@ def test_a_batch_equals_its_singles(name: str, outputs: int) -> None:
 
 
 @each_fusion
+def test_mixed_precision_is_near_and_finite(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a piece of the batch, which pools take apart, has no patch of some case."""
+    monkeypatch.setattr("model.fusion.layers.piece_size", lambda _: 4)
+    uses_slide = "slide" in FUSIONS[name].Config().modalities
+    fusion = build_toy(name, optional=("slide",) if uses_slide else ())
+    cases = toy_cases(9, 2, 5)
+    batch = collate([*cases, without(cases[1], "slide")] if uses_slide else cases, DIMS)
+    expected = fusion(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fusion(batch)
+    backward(found.float().sum())
+    assert torch.allclose(found.float(), expected, atol=0.1)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in fusion.parameters())
+
+
+@each_fusion
 def test_evaluation_is_deterministic(name: str) -> None:
     fusion, batch = build_toy(name), collate(toy_cases(5, 1, 3), DIMS)
     torch.manual_seed(1)

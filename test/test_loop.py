@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.batch import CaseInputs, Dims, collate
+from model.errors import ConfigError
 from model.fusion import Fusion, build_fusion
 from train import loop
 from train.config import FitConfig
@@ -127,6 +128,12 @@ def test_mixed_precision_trains_and_scores_in_float32() -> None:
     np.testing.assert_array_equal(
         predict_risks(fusion, fold, config), predict_risks(fusion, fold, plain.config)
     )
+
+
+def test_a_fit_that_diverges_ends_in_one_line() -> None:
+    config = FIT.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(ConfigError, match="fit: expected a finite loss, found nan; a smaller "):
+        train_fusion(make_fusion(), make_fold(), Plan(config, 10, (1,)))
 
 
 def test_a_fusion_fits_to_the_bags_and_adds_an_objective_of_its_own() -> None:

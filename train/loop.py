@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from model.batch import Batch, CaseInputs, collate
+from model.errors import ConfigError
 from model.fusion import Fusion
 from model.survival import risk
 from train.config import FitConfig, FitPrecision
@@ -53,6 +54,9 @@ def train_fusion(
 
     Everything random in an epoch follows from the seed and the epoch's number, so a run that
     resumes from its checkpoint ends like one that was never interrupted.
+
+    Raises:
+        ConfigError: The loss is no longer a number.
     """
     config, checkpoint = plan.config, plan.checkpoint
     optimiser = torch.optim.AdamW(
@@ -148,6 +152,9 @@ def _step(
         parts = [first.detach(), *(logits for _, logits in passes)]
     logits = torch.cat(parts).requires_grad_()
     loss = objective(logits, draw.fold, torch.from_numpy(draw.indices))
+    if not loss.isfinite():
+        advice = "a smaller fit.learning_rate or fit.precision=float32 may help"
+        raise ConfigError(f"fit: expected a finite loss, found {loss.item()}; {advice}")
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.autograd.backward(first, gradient[: len(first)])
     for start, again in _logits(fusion, draw, draw.config.precision, start=len(first)):
