@@ -28,7 +28,7 @@ from model.precision import (
     cast_products,
     fold_batch_norms,
     nearest_precision,
-    pack_convolutions,
+    pack_products,
     pad_evenly,
 )
 from model.stages import stage
@@ -66,7 +66,7 @@ class Encoder:
         cast_products(network, self._dtype)
         self._network: Any = network.to(device).to(memory_format=torch.channels_last)
         if device.type == "cpu":
-            pack_convolutions(self._network)
+            pack_products(self._network)
         self._mean = 255 * torch.tensor(spec.mean, device=device)
         self._std = 255 * torch.tensor(spec.std, device=device)
 

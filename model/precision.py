@@ -123,7 +123,7 @@ class PackedConv(nn.Module):
     """A convolution on a CPU, its weights laid out as oneDNN wants them, with its activation.
 
     PyTorch's own lays out the weights at each batch, and its activation is a second pass over the
-    maps. The operators are those into which `torch.compile` turns both.
+    maps. The operators are those into which `torch.compile` turns both, as in `PackedLinear`.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
@@ -148,14 +148,43 @@ class PackedConv(nn.Module):
         return out
 
 
-def pack_convolutions(network: nn.Module) -> None:
-    """Give oneDNN the convolutions, each with the activation after it, in place; for CPUs only.
+class PackedLinear(nn.Module):
+    """A linear layer on a CPU, its weights laid out as oneDNN wants them.
 
-    An activation belongs to the convolution that its module lists just before it. Nothing happens
+    PyTorch's own gives float32 to MKL, which is slower on AMD's processors, and lays out weights in
+    bfloat16 at each batch.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self._weights = linear.weight.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights as a linear layer has them, for modules that multiply by them themselves."""
+        return self._weights.to_dense() if self._weights.is_mkldnn else self._weights
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return rows (..., D') of rows (..., D)."""
+        weights = self._weights
+        rows = rows.to(weights.dtype)
+        if not weights.is_mkldnn:
+            count = rows.numel() // rows.shape[-1]
+            weights = torch.ops.mkldnn._reorder_linear_weight(weights, count)
+            self._weights = weights
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weights, self.bias, "none", [], "")
+        return out
+
+
+def pack_products(network: nn.Module) -> None:
+    """Give oneDNN the convolutions and linear layers, in place; for CPUs only.
+
+    A convolution takes the activation along that its module lists just after it. Nothing happens
     where PyTorch comes without oneDNN, and on processors on which nobody has tried it.
 
     Args:
-        network: Its convolutions and activations are as they stay.
+        network: Its products and activations are as they stay.
     """
     if platform.machine() != "x86_64" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return
@@ -163,9 +192,11 @@ def pack_convolutions(network: nn.Module) -> None:
         children = [*parent.named_children(), ("", nn.Identity())]
         for (name, child), (next_name, following) in pairwise(children):
             owner, place = (child, "conv") if isinstance(child, EvenlyPadded) else (parent, name)
-            conv = getattr(owner, place)
-            if _is_plain(conv):
-                setattr(owner, place, PackedConv(conv, following))
+            product = getattr(owner, place)
+            if type(product) is nn.Linear:
+                setattr(owner, place, PackedLinear(product))
+            elif _is_plain(product):
+                setattr(owner, place, PackedConv(product, following))
                 if type(following) in ONEDNN_ACTIVATIONS:
                     setattr(parent, next_name, nn.Identity())
 

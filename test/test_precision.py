@@ -18,11 +18,12 @@ from model.patches import PatchSpec, patch_grid, read_patches
 from model.precision import (
     EvenlyPadded,
     PackedConv,
+    PackedLinear,
     cast_products,
     fold_batch_norms,
     has_bfloat16,
     nearest_precision,
-    pack_convolutions,
+    pack_products,
     pad_evenly,
 )
 from model.predictor import Predictor
@@ -127,17 +128,36 @@ class TestPack:
                 return [network.forward_features(images) for images in batches]
 
         expected = features()
-        pack_convolutions(network)
+        pack_products(network)
         for found, wanted in zip(features(), expected, strict=True):
             assert found.dtype == wanted.dtype
             difference = (found.float() - wanted.float()).abs().max()
+            assert difference < most * wanted.abs().max()
+
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+    @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+    def test_linear_layers(self, name: str, dtype: torch.dtype, most: float) -> None:
+        """Eva's attention multiplies by the weights of its layers itself."""
+        torch.manual_seed(0)
+        network: Any = timm.create_model(name, img_size=56, depth=2, num_classes=0).eval()
+        cast_products(network, dtype)
+        reduced = dtype != torch.float32
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=reduced):
+            batches = [torch.randn(count, 3, 56, 56) for count in (3, 1, 8)]
+            expected = [network.forward_features(images) for images in batches]
+            pack_products(network)
+            found = [network.forward_features(images) for images in batches]
+        assert not any(isinstance(module, nn.Linear) for module in network.modules())
+        assert sum(isinstance(module, PackedLinear) for module in network.modules()) >= 8
+        for one, wanted in zip(found, expected, strict=True):
+            difference = (one.float() - wanted.float()).abs().max()
             assert difference < most * wanted.abs().max()
 
     def test_takes_all_of_the_default_encoders(self) -> None:
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         fold_batch_norms(network.eval())
         pad_evenly(network, Conv2dSame)
-        pack_convolutions(network)
+        pack_products(network)
         left = (nn.Conv2d, nn.ReLU6)
         assert not any(isinstance(module, left) for module in network.modules())
 
@@ -156,7 +176,7 @@ class TestPack:
         images = torch.randn(1, 3, 12, 12)
         with torch.inference_mode():
             expected = network(images)
-            pack_convolutions(network)
+            pack_products(network)
             torch.testing.assert_close(network(images), expected)
         packed = [index for index, layer in enumerate(network) if isinstance(layer, PackedConv)]
         assert packed == [0, 6]
@@ -164,9 +184,9 @@ class TestPack:
 
     def test_other_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("platform.machine", lambda: "aarch64")
-        network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
-        pack_convolutions(network)
-        assert [type(layer) for layer in network] == [nn.Conv2d, nn.ReLU]
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(4, 2))
+        pack_products(network)
+        assert [type(layer) for layer in network] == [nn.Conv2d, nn.ReLU, nn.Linear]
 
 
 @pytest.mark.parametrize(
