@@ -4,7 +4,8 @@ JPEG tiles come straight out of the file where that changes no pixel: `model/jpe
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -17,13 +18,18 @@ from PIL import Image
 
 from model.errors import CaseError
 from model.jpeg_tiles import JpegLevel, JpegTiles
-from model.mask_tiles import reduce_tiles
+from model.mask_labels import read_labels, reduce_tiles
 from model.mosaic import Overview, Pixels
+
+# It prints its warnings on stderr, where the platform looks for errors.
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]
 
 PLAIN_GRIDS = {"aperio", "generic-tiff"}
 """Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
 BLENDING_TOLERANCE = 2
 """In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
+SHAPE_TOLERANCE = 0.02
+"""Beside a pixel, by which the heights of levels may be off for their widths."""
 WHOLE_SUFFIX = ".mha"
 """The platform delivers some images as MetaImage, which has no tiles and which OpenSlide lacks."""
 WHOLE_MOST_PX = 2**28
@@ -70,8 +76,8 @@ class TiledSource:
         except OpenSlideError as error:
             expected = "a slide that OpenSlide reads (a TIFF needs tiles)"
             raise CaseError(path, expected=expected, found=error) from error
-        self.level_sizes: tuple[tuple[int, int], ...] = self._slide.level_dimensions
-        self.downsamples: tuple[float, ...] = self._slide.level_downsamples
+        self.level_sizes = _levels_of_one_shape(self._slide.level_dimensions)
+        self.downsamples: tuple[float, ...] = self._slide.level_downsamples[: len(self.level_sizes)]
         self.properties: Mapping[str, str] = self._slide.properties
         self._jpeg: JpegTiles | None = None
         self._tiles: dict[int, JpegLevel | None] = {}
@@ -135,6 +141,16 @@ class TiledSource:
         self._slide.close()
         if self._jpeg is not None:
             self._jpeg.close()
+
+
+def _levels_of_one_shape(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return the levels down to the first of another shape: a label may pass for a level."""
+    width_px, height_px = sizes[0]
+    same = (
+        abs(width * height_px / width_px - height) <= 1 + SHAPE_TOLERANCE * height
+        for width, height in sizes
+    )
+    return tuple(size for size, _ in zip(sizes, takewhile(bool, same), strict=False))
 
 
 def _shift(pixels: Pixels, x: float, y: float) -> NDArray[np.float32]:
@@ -204,11 +220,14 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
         CaseError: The file is absent, empty, damaged or of a foreign format.
     """
     _check_file(path)
-    overview = None if path.suffix.lower() == WHOLE_SUFFIX else reduce_tiles(path, most_px)
+    overview = reduce_tiles(path, most_px)
     if overview is not None:
         return overview
-    values, _ = _read_whole(path)
-    tissue = np.uint8(255) * (values[..., 0] > 0)
+    _whole_size(path)  # or an error
+    labels = read_labels(path)
+    if labels is None:
+        labels = _read_whole(path)[0][..., 0]
+    tissue = np.uint8(255) * (labels > 0)
     factor = math.ceil(max(tissue.shape) / most_px)
     beyond = [(0, -side_px % factor) for side_px in tissue.shape]
     cells = np.asarray(Image.fromarray(np.pad(tissue, beyond)).reduce(factor))
@@ -218,6 +237,10 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
 def untiled_size(path: Path) -> tuple[int, ...] | None:
     """Return the size in a file's header, without reading pixels; None where there is none."""
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # a name that is no UTF-8 ends the process in SimpleITK
+        return None
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -277,12 +300,7 @@ def _check_file(path: Path) -> None:
 
 def _read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     """Return pixels (H, W, C) and the properties of an image without tiles."""
-    size = untiled_size(path)
-    if size is None:
-        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
-    if math.prod(size) > WHOLE_MOST_PX:
-        expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
-        raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
+    size = _whole_size(path)
     try:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -295,3 +313,14 @@ def _read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
         values.reshape(size[1], size[0], -1),
         {"openslide.mpp-x": str(mpp_x), "openslide.mpp-y": str(mpp_y)},
     )
+
+
+def _whole_size(path: Path) -> tuple[int, ...]:
+    """Return the size of an image without tiles, if all of it may come into memory."""
+    size = untiled_size(path)
+    if size is None:
+        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
+    if math.prod(size) > WHOLE_MOST_PX:
+        expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
+        raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
+    return size

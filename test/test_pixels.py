@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from openslide import OpenSlide
 from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
@@ -55,6 +56,20 @@ class TestOverview:
             monkeypatch.setattr(TiledSource, "tiles", lambda *_: None)
             expected = slide.thumbnail(most_px)
         np.testing.assert_array_equal(overview.values, expected.values)
+
+    def test_a_label_that_passes_for_a_level_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "slide.tif"
+        picture, _ = tissue_slide(1000, 700, seed=0)
+        write_pyramid(path, picture, 0.5, downsamples=(1, 3), tile_px=64)
+        with tifffile.TiffWriter(path, append=True) as tiff:
+            label = np.zeros((100, 240, 3), dtype=np.uint8)
+            tiff.write(label, photometric="rgb", tile=(64, 64), subfiletype=1, metadata=None)
+        with OpenSlide(path) as plain:
+            assert plain.level_count == 3
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            assert slide.downsamples == pytest.approx((1, 3), rel=0.01)
+            assert slide.thumbnail(100).values.shape == (59, 84, 3)  # cells of 4 pixels of level 1
+            assert slide.thumbnail(100).values.mean() > 100
 
 
 class TestDamage:

@@ -1,5 +1,6 @@
 """Tissue masks as they are supplied."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from synthetic import HEIGHT, SLIDES, WIDTH, blobs, no_warning, write_mha, write_striped
 
+from model.errors import CaseError
 from model.patches import PatchSpec, patch_grid
 from model.pixels import reduce_mask
 from model.slide import Slide
@@ -104,20 +106,34 @@ class TestReadMask:
         ],
         ids=str,
     )
+    @pytest.mark.parametrize("tile", [(64, 64), None], ids=["tiles", "strips"])
     def test_labels_of_any_type(
-        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], written: dict[str, object]
+        self,
+        tmp_path: Path,
+        slide: Slide,
+        tissue: NDArray[np.bool_],
+        written: dict[str, Any],
+        tile: tuple[int, int] | None,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         """What counts is the label, 1, not how dark it looks."""
-        write_labels(tmp_path / "mask.tif", tissue, **written)
+        write_labels(tmp_path / "mask.tif", tissue, tile=tile, **written)
         self.check(tmp_path / "mask.tif", slide, tissue)
+        assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("planes", ["contig", "separate"])
+    @pytest.mark.parametrize("tile", [(64, 64), None], ids=["tiles", "strips"])
     def test_planes(
-        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], planes: str
+        self,
+        tmp_path: Path,
+        slide: Slide,
+        tissue: NDArray[np.bool_],
+        planes: str,
+        tile: tuple[int, int] | None,
     ) -> None:
         channels = np.stack([tissue, np.ones_like(tissue), ~tissue])
         values = channels if planes == "separate" else np.moveaxis(channels, 0, -1)
-        layout = {"photometric": "rgb", "planarconfig": planes}
+        layout = {"photometric": "rgb", "planarconfig": planes, "tile": tile}
         write_labels(tmp_path / "mask.tif", values, dtype=np.uint8, **layout)
         self.check(tmp_path / "mask.tif", slide, tissue)
 
@@ -149,6 +165,29 @@ class TestReadMask:
         assert (cells[:18, :8].sum(axis=1) == np.repeat([8, 0, 8], [8, 8, 2]) * 255).all()
         assert (cells[18, :8] == round(255 * 6 / 8)).all()
         assert (cells[:18, 12] == round(255 * 4 / 8)).all()
+
+    @pytest.mark.parametrize(
+        ("tag", "value", "found"),
+        [("TileWidth", 65520, "65520 x 65520"), ("ImageWidth", 100_000, "6 of 4689 tiles")],
+    )
+    def test_tags_that_make_no_sense(
+        self, tmp_path: Path, tag: str, value: int, found: str
+    ) -> None:
+        path = tmp_path / "mask.tif"
+        write_labels(path, np.ones((150, 100), dtype=bool), dtype=np.uint8)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            for name in {tag, tag.replace("TileWidth", "TileLength")}:
+                tiff.pages[0].tags[name].overwrite(value)
+        with pytest.raises(CaseError, match=rf"mask\.tif: expected .*, found {found}$"):
+            reduce_mask(path, 20)
+
+    def test_a_name_that_is_no_utf_8(self, tmp_path: Path, slide: Slide) -> None:
+        """SimpleITK ends the process there."""
+        path = tmp_path / os.fsdecode(b"M\xfcller.mha")
+        path.write_bytes(write_mha(tmp_path / "mask.mha", np.ones((9, 12), "u1")).read_bytes())
+        warnings: list[str] = []
+        assert not find_tissue(slide, path, warn=warnings.append).is_empty
+        assert warnings[0].endswith("; tissue is found by its colour instead")
 
     def test_equal_tiles_are_decoded_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

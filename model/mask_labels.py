@@ -1,4 +1,4 @@
-"""The tiles of masks, as the labels that a TIFF holds, of whatever type and compression.
+"""Masks as the labels that a TIFF holds, of whatever type and compression.
 
 OpenSlide shows what labels look like, in 8 bits of red, green and blue: 1 of 65,535 is black there,
 and 0 is white where the file says so. It also decodes each tile anew, though most of a mask's tiles
@@ -6,19 +6,23 @@ hold the same bytes: background alone, or tissue alone.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import CaseError
 from model.jpeg_tiles import UNREADABLE
 from model.mosaic import Overview, Pixels
 
+MOST_TILE_PX = 2**26
+"""Most pixels of a tile: damaged tags may say anything."""
 KEPT_TILES = 64
 """Of the tiles seen last the cells stay in memory; the two frequent ones are among them."""
 
@@ -42,21 +46,20 @@ def reduce_tiles(path: Path, most_px: int) -> Overview | None:
     Raises:
         CaseError: The file is damaged.
     """
-    try:
-        tiff = tifffile.TiffFile(path)
-    except _UNDECODABLE:
+    tiff = _open(path)
+    if tiff is None:
         return None
-    with tiff:
-        try:
-            levels = [level.keyframe for level in tiff.series[0].levels]
-            if not levels[0].is_tiled:
-                return None
-            enough = [level for level in levels if max(_size_px(level)) >= most_px]
-            level = enough[-1] if enough else levels[0]
-            cell_px = _cell_px(level, most_px)
-            values = _reduce_level(tiff, level, cell_px)
-        except _UNDECODABLE as error:
-            raise CaseError(path, expected="readable tiles", found=error) from error
+    with tiff, _decodable(path):
+        levels = [level.keyframe for level in tiff.series[0].levels]
+        if not levels[0].is_tiled:
+            return None
+        enough = [level for level in levels if max(_size_px(level)) >= most_px]
+        level = enough[-1] if enough else levels[0]
+        if level.tilewidth * level.tilelength > MOST_TILE_PX:
+            found = f"{level.tilewidth} x {level.tilelength}"
+            raise CaseError(path, expected=f"tiles of at most {MOST_TILE_PX} pixels", found=found)
+        cell_px = _cell_px(level, most_px)
+        values = _reduce_level(tiff, level, cell_px)
     width_px, height_px = _size_px(levels[0])
     return Overview(
         values=values,
@@ -66,6 +69,37 @@ def reduce_tiles(path: Path, most_px: int) -> Overview | None:
             height_px / level.imagelength * cell_px,
         ),
     )
+
+
+def read_labels(path: Path) -> NDArray[Any] | None:
+    """Return the first channel (H, W) of a TIFF of any layout; None where the file is none.
+
+    Raises:
+        CaseError: The file is damaged.
+    """
+    tiff = _open(path)
+    if tiff is None:
+        return None
+    with tiff, _decodable(path):
+        page = tiff.series[0].keyframe
+        # Planes of channels, depth, height, width, channels of each pixel.
+        labels: NDArray[Any] = page.asarray().reshape(page.shaped)[0, 0, ..., 0]
+        return labels
+
+
+def _open(path: Path) -> tifffile.TiffFile | None:
+    try:
+        return tifffile.TiffFile(path)
+    except _UNDECODABLE:
+        return None
+
+
+@contextmanager
+def _decodable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _UNDECODABLE as error:
+        raise CaseError(path, expected="a mask that can be decoded", found=error) from error
 
 
 def _size_px(page: tifffile.TiffPage) -> tuple[int, int]:
@@ -94,12 +128,14 @@ def _reduce_level(tiff: tifffile.TiffFile, level: tifffile.TiffPage, cell_px: in
     tile_width_px, tile_height_px = level.tilewidth, level.tilelength
     columns = -(-level.imagewidth // tile_width_px)
     rows = -(-level.imagelength // tile_height_px)
+    # After the first plane's tiles come those of further channels, where each has its own.
+    tiles = list(zip(level.dataoffsets, level.databytecounts, strict=True))[: rows * columns]
+    if len(tiles) < rows * columns:
+        raise ValueError(f"{len(tiles)} of {rows * columns} tiles")
     across, down = tile_width_px // cell_px, tile_height_px // cell_px
     cells = np.zeros((rows * down, columns * across), dtype=np.uint8)
-    places = list(product(range(rows), range(columns)))
-    # After the first plane's tiles come those of further channels, where each has its own.
-    offsets, lengths = level.dataoffsets[: len(places)], level.databytecounts[: len(places)]
-    for (row, column), offset, length in zip(places, offsets, lengths, strict=True):
+    for index, (offset, length) in enumerate(tiles):
+        row, column = divmod(index, columns)
         if length == 0:  # the file leaves this tile out
             continue
         tiff.filehandle.seek(offset)
