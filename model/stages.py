@@ -83,19 +83,19 @@ def stage(name: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def profiled(stream: TextIO | None) -> Iterator[None]:
+def profiled(stream: TextIO | None) -> Iterator[Profile | None]:
     """Measure the stages in this context, in all threads, and write the table at its end.
 
     Args:
         stream: Where to; None measures nothing. After an error nothing is written.
     """
     if stream is None:
-        yield
+        yield None
         return
     profile = Profile()
     _profiles.append(profile)
     try:
-        yield
+        yield profile
     finally:
         _profiles.remove(profile)
     print(profile.table(), file=stream)
