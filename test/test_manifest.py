@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from job_files import CHIMERA
+from job_files import CHIMERA, PRESETS
 from synthetic import no_warning
 
 from model.case import Record, SlideFile
@@ -16,6 +16,7 @@ from model.manifest import Tables, build_case, read_manifest, read_tables
 from model.rna import RnaSpec
 from model.rows import SUFFIXES
 
+CHIMERA_GENES = PRESETS.parents[2] / "shared" / "data" / "chimera" / "gene_order_19359.txt"
 NO_TABLES = Tables(rna={}, clinical={})
 
 
@@ -166,6 +167,43 @@ def test_wide_tables_give_the_records_of_single_files(tmp_path: Path, suffix: st
     assert spec.genes == expected.genes
     assert cases[0].clinical == Record({"age": "71"}, clinical_path)
     assert cases[1].clinical == Record({"age": "70", "sex": "Male"}, clinical_path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_table_of_everything_gives_neither_outcome_nor_index_as_genes(
+    tmp_path: Path, suffix: str
+) -> None:
+    ours = {"Event": [1], "TIME": [7.5], "patient_id": [3], "Centre": [2], "Progression": [1]}
+    index = {"": [0], "Unnamed: 0": [0], "__index_level_0__": [0]}
+    path = write_table(
+        tmp_path / f"all{suffix}",
+        pd.DataFrame({**index, "case_id": ["A"], **ours, "age": [70], "TP53": [1.5]}),
+    )
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    warnings: list[str] = []
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=path, warn=warnings.append)
+    assert dict(tables.rna["A"].values) == {"age": 70, "TP53": 1.5}
+    assert not {"Event", "TIME", "Progression"} & set(tables.clinical["A"].values)
+    names = "'', 'Unnamed: 0', '__index_level_0__', 'Event', 'TIME' and 3 more"
+    assert warnings == [f"{path}: left out as no genes: {names}"]
+    # A bundle that knows its genes has nothing to be told.
+    read_tables(rows, CHIMERA, rna=path, clinical=None, genes={"TP53"}, warn=no_warning)
+
+
+def test_a_file_of_its_own_gives_no_outcome_as_genes(tmp_path: Path) -> None:
+    content = {"": 0, "Event": 1, "time": 7.5, "centre": 2, "Progression": 1, "age": 70}
+    write(tmp_path / "all.json", json.dumps(content))
+    path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,all.json,all.json\n")
+    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
+    assert case.rna == Record({"age": 70}, tmp_path / "all.json")
+    assert case.clinical == Record({"": 0, "centre": 2, "age": 70}, tmp_path / "all.json")
+
+
+@pytest.mark.skipif(not CHIMERA_GENES.is_file(), reason="the shared data folder is not here")
+def test_no_gene_of_chimera_is_taken_for_something_else() -> None:
+    genes = CHIMERA_GENES.read_text().split()
+    assert len(genes) == 19359
+    assert not CHIMERA.hidden("rna") & {gene.lower() for gene in genes}
 
 
 def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None:
