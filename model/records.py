@@ -11,7 +11,7 @@ import numpy.typing as npt
 from model.case import Record
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
-from model.rows import Cells, as_text, read_header, read_lines, some
+from model.rows import Cells, as_text, check_columns, read_header, read_lines, some
 
 _MISSING = frozenset({"", "na", "nan", "null", "none"})
 
@@ -58,10 +58,11 @@ def read_fields(
     """Read the wanted cases' clinical fields, as text, of a table without its hidden columns.
 
     Raises:
-        ConfigError: As `read_expression`.
+        ConfigError: As `read_expression`, or two fields differ in case alone.
     """
     lines = read_lines(path)
     places, own = _columns(path, lines)
+    check_columns(path, [name.lower() for name in places])
     fields = {name: place for name, place in places.items() if name.lower() not in hidden}
 
     def values(cells: Cells) -> Mapping[str, object]:

@@ -81,6 +81,7 @@ def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
         ("", "expected columns case_id (separated by commas), found "),
         ("case_id;slide\nA;a\n", "expected columns case_id (separated by commas), found case_id;s"),
         ("case_id,a,a\nA,1,2\n", "expected each column once, found more of a"),
+        ("case_id,time,Time\nA,1,2\n", "expected each column once, found more of time"),
         ("case_id,a\nA,1\nB,1,2\n", "line 3: expected 2 cells, found 3"),
         ("case_id\nA\nB\nA\n", "expected each case once, found A 2 times"),
         ("case_id\n../A\n", "expected case ids that can name a file, found '../A'"),
@@ -213,6 +214,15 @@ def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None
     values = tables.rna["A"].values
     assert [np.isnan(values[gene]) for gene in ("G1", "G2", "G3", "G4")] == [True] * 3 + [False]
     assert values.get("G5") is None
+
+
+def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    path = write(tmp_path / "table.csv", "case_id,Kras,KRAS\nA,1,2\n")  # mouse and human
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+    assert dict(tables.rna["A"].values) == {"Kras": 1, "KRAS": 2}
+    with pytest.raises(ConfigError, match="expected each column once, found more of kras$"):
+        read_tables(rows, CHIMERA, rna=None, clinical=path, warn=no_warning)
 
 
 def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
