@@ -13,7 +13,7 @@ from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
-from model.errors import ConfigError, Warn
+from model.errors import ConfigError, Warn, about_case
 from model.fusion import FUSIONS, build_fusion, read_settings
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
@@ -198,7 +198,7 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
     centres = sorted({case.centre for case in cases})
     return Fold(
         case_ids=tuple(case.case_id for case in cases),
-        inputs=tuple(member.inputs(case.case, None, warn=warn) for case in cases),
+        inputs=tuple(_inputs(member, case, warn=warn) for case in cases),
         bags=bags,
         dims=member.fusion.dims,
         optional=config.optional,
@@ -206,6 +206,12 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
         time=torch.tensor([case.time for case in cases], dtype=torch.float64),
         strata=torch.tensor([centres.index(case.centre) for case in cases]),
     )
+
+
+def _inputs(member: Member, case: LabelledCase, *, warn: Warn) -> CaseInputs:
+    """Return a case's tensors, all but the bag; a table's row alone would not name the case."""
+    with about_case(case.case_id):
+        return member.inputs(case.case, None, warn=warn)
 
 
 def subsample(case: CaseInputs, max_patches: int | None, rng: np.random.Generator) -> CaseInputs:
