@@ -85,6 +85,23 @@ def test_a_bundle_needs_neither_slides_nor_weights(
     assert "made with other settings; use another folder" in capsys.readouterr().err
 
 
+def test_centres_of_one_case_each_are_told_before_training(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    header, *rows = manifest.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    alone = [",".join([row[0], f"site {row[0]}", *row[2:]]) for row in cells]
+    manifest.write_text("\n".join([header, *alone]))
+    split = ["folds.split=stratified", "folds.k=2"]
+    assert main(["fit", config, *split]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"{manifest}: expected events at which others of the same centre ")
+    assert "fold" not in told.out
+    nll = [f"output={tmp_path}/nll", "fit.loss=nll", "fit.bins=3"]  # compares nobody
+    assert main(["fit", config, *split, *nll]) == 0
+
+
 def test_folds_of_another_split_are_never_mixed_in(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
