@@ -5,7 +5,7 @@ any cases.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,8 @@ from sksurv.util import Surv
 
 from model.batch import Modality
 from model.interface import ClinicalSchema
-from model.rna import Scale
 from train.cohort import outcomes
+from train.config import RnaConfig
 from train.folds import stratified_folds
 from train.losses import cox_nll
 from train.views import (
@@ -37,6 +37,7 @@ Score = Callable[[Cases], FloatArray]
 """Cases → risks (n,), higher = earlier event."""
 
 INNER_FOLDS = 4
+ALL_GENES = RnaConfig()
 
 
 class Baseline(Protocol):
@@ -199,23 +200,28 @@ def z_scored(score: Score, cases: Cases) -> Score:
 def build_baselines(
     modalities: Sequence[Modality],
     schema: ClinicalSchema,
-    scale: Scale = "log",
+    rna: RnaConfig = ALL_GENES,
     histology: View | None = None,
 ) -> dict[str, Baseline]:
     """Return the baselines that these modalities allow, by name.
 
+    `rna` says which genes they see, all but its `top_variance`: each has its own.
     `histology` is how they see slides: a table's features where it is None.
+
+    Raises:
+        ConfigError: The gene sets of `rna` cannot be read.
     """
-    clinical, genes = Clinical(schema), Genes(scale)
+    clinical = Clinical(schema)
     one: dict[str, Baseline] = {}
     parts: dict[Modality, View] = {}
     if "clinical" in modalities:
         parts["clinical"] = clinical
         one["clinical Cox"] = RidgeCox(clinical)
     if "rna" in modalities:
+        genes = Genes.of(rna)
         parts["rna"] = Components(genes)
         one["RNA Cox, 20 components"] = RidgeCox(parts["rna"])
-        one["RNA Cox, 1,000 genes"] = RidgeCox(Genes(scale, top_variance=1000))
+        one["RNA Cox, 1,000 genes"] = RidgeCox(replace(genes, top_variance=1000))
         one["RNA Coxnet"] = Coxnet(genes)
     if "slide" in modalities:
         parts["slide"] = Components(histology or Histology())

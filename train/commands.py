@@ -115,7 +115,7 @@ def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, 
     """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
     settings = read_settings(run.config.fusion.name, run.config.fusion.settings)
     baselines = build_baselines(
-        settings.modalities, run.interface.clinical, run.config.rna.scale, MeanEmbedding(run.bags)
+        settings.modalities, run.interface.clinical, run.config.rna, MeanEmbedding(run.bags)
     )
     tests = [result.test for result in results]
     risks = []
