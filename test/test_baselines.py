@@ -38,6 +38,7 @@ from train.views import (
     Genes,
     MeanEmbedding,
     Together,
+    View,
 )
 
 SCHEMA = ClinicalSchema(numbers=("age",), categories=("sex",))
@@ -205,6 +206,23 @@ def nudged(cases: Sequence[LabelledCase], gene: int) -> list[LabelledCase]:
         values = {**case.case.rna.values, f"G{gene}": 0.0}
         changed.append(replace(case, case=replace(case.case, rna=Record(values, Path("rna")))))
     return changed
+
+
+def test_an_inner_path_may_end_early() -> None:
+    cases = make_cases(60, genes=3, seed=2)  # of whose inner folds one ends after 6 of 20 strengths
+
+    risk = Coxnet(Genes()).fit(cases)(cases)
+
+    assert concordance(risk, cases) > 0.55
+
+
+@pytest.mark.parametrize("view", [Clinical(SCHEMA), Components(Clinical(SCHEMA))])
+def test_columns_that_never_vary_carry_no_risk(view: View) -> None:
+    cases = [
+        replace(case, case=replace(case.case, clinical=Record({"sex": "male"}, Path("clinical"))))
+        for case in make_cases(40)
+    ]
+    np.testing.assert_array_equal(RidgeCox(view).fit(cases)(cases), np.zeros(40))
 
 
 def test_the_forest_finds_what_is_not_linear() -> None:

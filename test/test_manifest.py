@@ -221,7 +221,7 @@ def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv", "case_id,Kras,KRAS\nA,1,2\n")  # mouse and human
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     assert dict(tables.rna["A"].values) == {"Kras": 1, "KRAS": 2}
-    with pytest.raises(ConfigError, match="expected each column once, found more of kras$"):
+    with pytest.raises(ConfigError, match=r"expected each column once, found more of kras$"):
         read_tables(rows, CHIMERA, rna=None, clinical=path, warn=no_warning)
 
 

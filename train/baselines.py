@@ -6,6 +6,7 @@ any cases.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +83,9 @@ class RidgeCox:
         scale[scale == 0] = 1.0
         # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
         u, s, axes = np.linalg.svd((x - x.mean(axis=0)) / scale, full_matrices=False)
-        kept = s > RANK_TOLERANCE * s[0]
+        kept = s > RANK_TOLERANCE * s.max(initial=0)
+        if not kept.any():  # nothing varies
+            return np.zeros((x.shape[1], len(self.spreads)))
         turned, outcome = (u * s)[:, kept], _sksurv(cases)
         penalties = [x.shape[1] / spread**2 for spread in self.spreads]
         fits = [
@@ -111,10 +114,14 @@ class Coxnet:
         """Choose the strength on the path, then fit all training cases."""
         columns = self.view.fit(cases)
         whole = self._path(columns(cases), cases)
-        best = _choose(
-            self.view, lambda x, rest: self._path(x, rest, alphas=whole.alphas_).coef_, cases
-        )
+        best = _choose(self.view, partial(self._along, alphas=whole.alphas_), cases)
         return lambda others: np.asarray(columns(others) @ whole.coef_[:, best])
+
+    def _along(self, x: FloatArray, cases: Cases, *, alphas: FloatArray) -> FloatArray:
+        """Return the coefficients (p, K), a column a strength."""
+        found = self._path(x, cases, alphas).coef_
+        # A path ends where six strengths bring it nothing; its last column stands for the rest.
+        return np.pad(found, ((0, 0), (0, len(alphas) - found.shape[1])), mode="edge")
 
     def _path(self, x: FloatArray, cases: Cases, alphas: FloatArray | None = None) -> Any:
         """Return scikit-survival's model, with coefficients (p, K)."""
