@@ -1,11 +1,14 @@
 """A whole run from what hospitals have: a manifest, wide tables, somebody else's bags."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foreign_slides import embeddings_of, write_chimera
 
+from model.errors import CaseError
+from train import commands
 from train.__main__ import main
 
 RUN = """
@@ -100,6 +103,35 @@ def test_centres_of_one_case_each_are_told_before_training(
     assert "fold" not in told.out
     nll = [f"output={tmp_path}/nll", "fit.loss=nll", "fit.bins=3"]  # compares nobody
     assert main(["fit", config, *split, *nll]) == 0
+
+
+def test_baselines_that_fail_are_left_out(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = cycle(
+        [
+            CaseError("rna.csv", expected="genes", found="none", case_id="P00"),
+            ValueError("Found\narray"),
+            ArithmeticError("too large"),
+            np.linalg.LinAlgError("SVD did not converge"),
+        ]
+    )
+
+    def fail(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(commands, "out_of_fold", fail)
+    assert main(["fit", config]) == 0
+    told = capsys.readouterr().out
+    for name, reason in (
+        ("Kaplan-Meier", "case P00: rna.csv: expected genes, found none"),
+        ("clinical Cox", "Found array"),
+        ("RNA Cox, 20 components", "too large"),
+        ("RNA Cox, 1,000 genes", "SVD did not converge"),
+    ):
+        assert f"warning: baseline {name}: left out: {reason}\n" in told
+    assert (tmp_path / "run" / "bundle.safetensors").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_folds_of_another_split_are_never_mixed_in(
