@@ -153,7 +153,7 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
 
 def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
     """Return the value under the first of the names that the record has, without case; or None."""
-    lower = {key.lower(): value for key, value in values.items()}
+    lower = {key.strip().lower(): value for key, value in values.items()}
     return next((lower[name.lower()] for name in names if name.lower() in lower), None)
 
 
@@ -250,7 +250,7 @@ def _as_record(content: object, path: Path, labels: frozenset[str]) -> Record | 
         return None
     if not isinstance(content, dict):
         raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
-    kept = {key: value for key, value in content.items() if key.lower() not in labels}
+    kept = {key: value for key, value in content.items() if key.strip().lower() not in labels}
     return Record(kept, path)
 
 

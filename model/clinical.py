@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from model.case import Record
 from model.errors import ConfigError, Warn
 from model.interface import ClinicalSchema
+from model.messages import some
 
 CLIP_SD = 10.0
 """Standardised numbers are cut here: an age of 7,200 must not carry the prediction."""
@@ -87,6 +88,7 @@ class ClinicalSpec(BaseModel):
 
     def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
         """Return a case's vector (C,); what cannot be read counts as missing, with a warning."""
+        self._check_keys(record, warn=warn)
         row = lower_keys(record.values)
         missing = frozenset(self.missing)
         encoded: list[float] = []
@@ -114,6 +116,14 @@ class ClinicalSpec(BaseModel):
             encoded += [float(label == value) for value in category.values]
             encoded.append(float(label is None))
         return np.array(encoded, dtype=np.float32)
+
+    def _check_keys(self, record: Record, *, warn: Warn) -> None:
+        """Warn of a record in another language or form: it would pass for one of gaps alone."""
+        names = [*(n.name for n in self.numbers), *(c.name for c in self.categories)]
+        keys = lower_keys(record.values)
+        if keys and not any(name.lower() in keys for name in names):
+            found = some([repr(key) for key in record.values])
+            warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
 
 
 class NumberRange(BaseModel):
@@ -165,8 +175,8 @@ class ClinicalRange(BaseModel):
 
 
 def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
-    """Return a record's values under lower-case keys."""
-    return {key.lower(): value for key, value in values.items()}
+    """Return a record's values under lower-case keys without spaces around them."""
+    return {key.strip().lower(): value for key, value in values.items()}
 
 
 def _known_numbers(

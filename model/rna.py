@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from model.case import Record
 from model.errors import CaseError, ConfigError, Warn
+from model.messages import some
 
 FloatArray = npt.NDArray[np.float64]
 Scale = Literal["log", "linear"]
@@ -90,7 +91,7 @@ class RnaSpec:
         missing = np.isnan(values)
         count, limit = int(missing.sum()), int(self.max_missing * len(self.genes))
         if count:
-            names = _some([gene for gene, gone in zip(self.genes, missing, strict=True) if gone])
+            names = some([gene for gene, gone in zip(self.genes, missing, strict=True) if gone])
             if count > limit:
                 raise CaseError(
                     record.source,
@@ -132,8 +133,3 @@ def _number(value: object) -> float:
         return float(value)
     except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
         return float("nan")
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

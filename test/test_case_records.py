@@ -59,7 +59,9 @@ def test_the_file_goes_before_the_value_in_the_item(job: Path) -> None:
     assert case.clinical is not None and case.clinical.values["age"] == 72
 
 
-@pytest.mark.parametrize("change", [str, str.lower, str.upper, str.title, str.swapcase])
+@pytest.mark.parametrize(
+    "change", [str, str.lower, str.upper, str.title, str.swapcase, " {} ".format]
+)
 @pytest.mark.parametrize(
     "label", ["progression", "Time_to_prog_or_FUend", "time_to_HG_recur_or_FUend"]
 )
@@ -191,6 +193,8 @@ def test_labels_are_there_for_training(download: Path, tmp_path: Path) -> None:
     assert case_labels(path, CHIMERA.clinical) == (0, 110)
     older = write_json(tmp_path / "older.json", {"Progression": 1, "TIME_to_HG_recur_or_FUend": 7})
     assert case_labels(older, CHIMERA.clinical) == (1, 7)
+    spaced = write_json(tmp_path / "spaced.json", {" progression": 1, "Time_to_prog_or_FUend ": 7})
+    assert case_labels(spaced, CHIMERA.clinical) == (1, 7)
     assert case_labels(older, ClinicalSchema()) == (None, None)
     assert case_labels(write_json(tmp_path / "null.json", None), CHIMERA.clinical) == (None, None)
 

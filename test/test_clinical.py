@@ -152,6 +152,10 @@ def test_keys_and_categories_match_in_any_case(change: Callable[[str], str]) -> 
     assert encode(changed) == encode(FIRST)
 
 
+def test_spaces_around_a_key_have_no_meaning() -> None:
+    assert encode({f" {key}\t": value for key, value in FIRST.items()}) == encode(FIRST)
+
+
 @pytest.mark.parametrize("value", ["72", " 72.0 ", "7.2e1", 72.0])
 def test_numeric_strings_are_numbers(value: object) -> None:
     assert encode(FIRST | {"age": value}) == encode(FIRST)
@@ -219,6 +223,22 @@ def test_an_unknown_category_is_all_zero_with_a_warning() -> None:
     encoded, warnings = encode_warned(FIRST | {"BRS": "BRS4"})
     assert {encoded[name] for name in encoded if name.startswith("BRS=")} == {0.0}
     assert warnings == ["clinical.json: BRS: expected one of brs1, brs2, brs3, found 'BRS4'"]
+
+
+OTHER_RECORDS = {
+    "another language": ({"alter": 72, "geschlecht": "m"}, "'alter', 'geschlecht'"),
+    "nested": ({"patient": FIRST}, "'patient'"),
+    "a key of two lines": ({"Alter\nin Jahren": 72}, r"'Alter\nin Jahren'"),
+    "long": ({f"k{i}": "" for i in range(9)}, "'k0', 'k1', 'k2', 'k3', 'k4' and 4 more"),
+}
+
+
+@pytest.mark.parametrize(("values", "found"), OTHER_RECORDS.values(), ids=OTHER_RECORDS)
+def test_a_record_without_any_column_is_warned_of(values: dict[str, Any], found: str) -> None:
+    encoded, warnings = encode_warned(values)
+    assert encoded == encode({})
+    names = "age, no_instillations, sex, smoking, tumor and 8 more"
+    assert warnings == [f"clinical.json: expected one of {names} as a key, found {found}"]
 
 
 NO_NUMBERS = ["72 years", [72], {"years": 72}, "inf", math.inf, 10**400, "1e999"]
