@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -190,27 +191,40 @@ def _known_numbers(
 def _is_missing(value: object, missing: frozenset[str]) -> bool:
     if value is None or isinstance(value, dict | list):
         return value is None
-    return str(value).strip().lower() in missing
+    return _spell(value) in _spell_all(missing)
 
 
 def read_number(value: object, missing: frozenset[str]) -> float | None:
     """Return a finite number, or None where the value is missing or no number."""
     if _is_missing(value, missing) or not isinstance(value, int | float | str):
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
-        return None
-    return number if math.isfinite(number) else None
+    number = _to_number(value)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def read_category(value: object, missing: frozenset[str]) -> str | None:
-    """Return a category's canonical spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
-    if _is_missing(value, missing):
-        return None
+    """Return a category's canonical spelling, or None where the value is missing."""
+    return None if _is_missing(value, missing) else _spell(value)
+
+
+def _spell(value: object) -> str:
+    """Return a value in one spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
     text = " ".join(str(value).lower().split())
+    if text.isascii() and text.isdigit():
+        return text.lstrip("0") or "0"  # exact: a code may have more digits than a float
+    number = _to_number(text)
+    return text if number is None else repr(number).removesuffix(".0")
+
+
+@lru_cache
+def _spell_all(codes: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(_spell, codes))
+
+
+def _to_number(value: int | float | str) -> float | None:
+    if isinstance(value, str) and "_" in value:  # a code of two parts, which Python reads as one
+        return None
     try:
-        number = float(text)
-    except ValueError:
-        return text
-    return f"{number:.15g}"  # codes may have many digits, all of which count
+        return float(value)
+    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
+        return None

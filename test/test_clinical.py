@@ -175,9 +175,26 @@ def test_numbers_as_categories_have_one_spelling(value: object) -> None:
 
 
 def test_long_codes_stay_apart() -> None:
-    """SNOMED CT codes differ after the sixth digit."""
+    """SNOMED CT codes differ after the sixth digit, and those of extensions have 18 of them."""
     spec = toy_spec({"kind": 399326009}, {"kind": "399326010"})
     assert spec.columns == ("kind=399326009", "kind=399326010", "kind=missing")
+    spec = toy_spec({"kind": 900000000000207008}, {"kind": "0900000000000207011"})
+    assert spec.columns == ("kind=900000000000207008", "kind=900000000000207011", "kind=missing")
+    assert encode({"kind": "900000000000207008"}, spec)["kind=900000000000207008"] == 1.0
+
+
+def test_a_number_of_sixteen_digits_is_its_code() -> None:
+    """A table with gaps has numbers of floating point where there were codes."""
+    spec = toy_spec({"kind": "1234567890123456"}, {"kind": 1234567890123457.0})
+    assert spec.columns == ("kind=1234567890123456", "kind=1234567890123457", "kind=missing")
+
+
+def test_a_code_of_two_parts_is_no_number() -> None:
+    spec = toy_spec({"kind": "1_2"}, {"kind": "12"}, {"kind": "1_2", "size": 12})
+    assert spec.columns == ("size", "size=missing", "kind=12", "kind=1_2", "kind=missing")
+    encoded, warnings = encode_warned({"size": "1_2", "kind": "1_2"}, spec)
+    assert (encoded["size=missing"], encoded["kind=1_2"]) == (1.0, 1.0)
+    assert warnings == ["clinical.json: size: expected a number, found '1_2'"]
 
 
 # --- missing --------------------------------------------------------------------------------------
@@ -190,9 +207,9 @@ def test_every_missing_code_in_any_case(name: str, code: str, change: Callable[[
     assert encode(FIRST | {name: change(code)}) == encode(FIRST | {name: None})
 
 
-@pytest.mark.parametrize("value", [None, -1, -1.0, math.nan])
+@pytest.mark.parametrize("value", [None, -1, -1.0, math.nan, "-1.00", " -01 ", "-1e0"])
 @pytest.mark.parametrize("name", ["no_instillations", "BRS"])
-def test_missing_values_that_are_no_strings(name: str, value: object) -> None:
+def test_missing_values_in_other_spellings(name: str, value: object) -> None:
     encoded = encode(FIRST | {name: value})
     assert encoded[f"{name}=missing"] == 1.0
     of_column = {key: value for key, value in encoded.items() if key.split("=")[0] == name}
