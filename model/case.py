@@ -9,6 +9,9 @@ from pathlib import Path
 from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
 
+NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
+"""What tables and JSON hold, in lower case, where nothing is known of any column."""
+
 IMAGE_SUFFIXES = (".tif", ".tiff", ".mha", ".svs", ".mrxs", ".ndpi", ".scn", ".bif", ".dcm")
 
 
@@ -100,12 +103,17 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
 
 
 def read_record(path: Path, labels: frozenset[str] = frozenset()) -> Record | None:
-    """Read a flat JSON object without its label keys; JSON null is no record.
+    """Read a flat JSON object without its label keys; one that holds no value is no record.
 
     Raises:
         CaseError: The file cannot be read, or holds something else.
     """
     return _as_record(read_json(path), path, labels)
+
+
+def has_value(value: object) -> bool:
+    """Say whether a record's value, or a table's cell, tells anything."""
+    return str(value).strip().lower() not in NO_VALUE
 
 
 def read_json(path: Path) -> object:
@@ -251,7 +259,7 @@ def _as_record(content: object, path: Path, labels: frozenset[str]) -> Record | 
     if not isinstance(content, dict):
         raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
     kept = {key: value for key, value in content.items() if key.strip().lower() not in labels}
-    return Record(kept, path)
+    return Record(kept, path) if any(map(has_value, kept.values())) else None
 
 
 def _case_id(

@@ -1,5 +1,6 @@
 """Reading records: of a job, of the public download; each broken file has its one line."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +39,18 @@ def job(tmp_path: Path) -> Path:
     return make_job(tmp_path / "input")
 
 
-def test_json_null_is_no_record(job: Path) -> None:
-    write_json(job / PATHS[RNA], None)
+NO_RECORDS = [
+    None,
+    {},
+    {"TP53": None, "RB1": math.nan},
+    {"TP53": "", "RB1": " NA "},
+    {"Progression": 1},
+]
+
+
+@pytest.mark.parametrize("content", NO_RECORDS, ids=repr)
+def test_a_record_without_a_value_is_none(job: Path, content: object) -> None:
+    write_json(job / PATHS[RNA], content)
     write_inputs(job, chimera_items())
     case = read_case(job, CHIMERA, warn=no_warning)
     assert case.rna is None

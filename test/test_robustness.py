@@ -64,12 +64,6 @@ def test_a_dropped_feature_is_answered_and_counts_as_missing(predict: Predict, k
     assert predict(**{CLINICAL: record | {key: "-1"}}).time == dropped.time
 
 
-def test_a_record_without_any_feature_is_answered(predict: Predict) -> None:
-    empty = predict(**{CLINICAL: {}})
-    assert "clinical" in empty.modalities
-    assert empty.time != predict(without=CLINICAL).time
-
-
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("block_px", [16, 1], ids=["blocks", "pixels"])
 def test_a_thinned_mask_is_answered(
@@ -134,9 +128,10 @@ def test_a_slide_of_one_pixel_is_none(tmp_path: Path, predict: Predict) -> None:
 # --- records that are none ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", [None, {}])
 @pytest.mark.parametrize("slug", [RNA, CLINICAL])
-def test_a_null_record_is_none(predict: Predict, slug: str) -> None:
-    null = predict(**{slug: None})
+def test_a_null_or_empty_record_is_none(predict: Predict, slug: str, content: object) -> None:
+    null = predict(**{slug: content})
     assert null.time == predict(without=slug).time
     assert null.time != predict().time
     assert len(null.modalities) == 2
