@@ -9,6 +9,9 @@ from pathlib import Path
 from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
 
+NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
+"""What tables and JSON hold, in lower case, where nothing is known of any column."""
+
 IMAGE_SUFFIXES = (".tif", ".tiff", ".mha", ".svs", ".mrxs", ".ndpi", ".scn", ".bif", ".dcm")
 
 
@@ -93,7 +96,7 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         return Case(
             case_id=_case_id(input_dir, interface, items, slides),
             slides=slides,
-            rna=_socket_record(input_dir, interface, items, "rna"),
+            rna=expression(_socket_record(input_dir, interface, items, "rna")),
             clinical=_socket_record(input_dir, interface, items, "clinical"),
             default_mpp=interface.default_mpp,
         )
@@ -106,6 +109,19 @@ def read_record(path: Path, hidden: frozenset[str] = frozenset()) -> Record | No
         CaseError: The file cannot be read, or holds something else.
     """
     return _as_record(read_json(path), path, hidden)
+
+
+def expression(record: Record | None) -> Record | None:
+    """Return a record of RNA, none where it holds no value: that is how some write "not measured".
+
+    Of a clinical record that nothing is known is an answer, too.
+    """
+    return record if record and any(map(has_value, record.values.values())) else None
+
+
+def has_value(value: object) -> bool:
+    """Say whether a record's value, or a table's cell, tells anything."""
+    return str(value).strip().lower() not in NO_VALUE
 
 
 def read_json(path: Path) -> object:
@@ -153,7 +169,7 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
 
 def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
     """Return the value under the first of the names that the record has, without case; or None."""
-    lower = {key.lower(): value for key, value in values.items()}
+    lower = {key.strip().lower(): value for key, value in values.items()}
     return next((lower[name.lower()] for name in names if name.lower() in lower), None)
 
 
@@ -250,7 +266,7 @@ def _as_record(content: object, path: Path, hidden: frozenset[str]) -> Record | 
         return None
     if not isinstance(content, dict):
         raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
-    kept = {key: value for key, value in content.items() if key.lower() not in hidden}
+    kept = {key: value for key, value in content.items() if key.strip().lower() not in hidden}
     return Record(kept, path)
 
 

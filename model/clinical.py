@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from model.case import Record
 from model.errors import ConfigError, Warn
 from model.interface import ClinicalSchema
+from model.messages import some
 
 CLIP_SD = 10.0
 """Standardised numbers are cut here: an age of 7,200 must not carry the prediction."""
@@ -87,6 +89,7 @@ class ClinicalSpec(BaseModel):
 
     def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
         """Return a case's vector (C,); what cannot be read counts as missing, with a warning."""
+        self._check_keys(record, warn=warn)
         row = lower_keys(record.values)
         missing = frozenset(self.missing)
         encoded: list[float] = []
@@ -114,6 +117,14 @@ class ClinicalSpec(BaseModel):
             encoded += [float(label == value) for value in category.values]
             encoded.append(float(label is None))
         return np.array(encoded, dtype=np.float32)
+
+    def _check_keys(self, record: Record, *, warn: Warn) -> None:
+        """Warn of a record in another language or form: it would pass for one of gaps alone."""
+        names = [*(n.name for n in self.numbers), *(c.name for c in self.categories)]
+        keys = lower_keys(record.values)
+        if keys and not any(name.lower() in keys for name in names):
+            found = some([repr(key) for key in record.values])
+            warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
 
 
 class NumberRange(BaseModel):
@@ -165,8 +176,8 @@ class ClinicalRange(BaseModel):
 
 
 def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
-    """Return a record's values under lower-case keys."""
-    return {key.lower(): value for key, value in values.items()}
+    """Return a record's values under lower-case keys without spaces around them."""
+    return {key.strip().lower(): value for key, value in values.items()}
 
 
 def _known_numbers(
@@ -180,27 +191,40 @@ def _known_numbers(
 def _is_missing(value: object, missing: frozenset[str]) -> bool:
     if value is None or isinstance(value, dict | list):
         return value is None
-    return str(value).strip().lower() in missing
+    return _spell(value) in _spell_all(missing)
 
 
 def read_number(value: object, missing: frozenset[str]) -> float | None:
     """Return a finite number, or None where the value is missing or no number."""
     if _is_missing(value, missing) or not isinstance(value, int | float | str):
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
-        return None
-    return number if math.isfinite(number) else None
+    number = _to_number(value)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def read_category(value: object, missing: frozenset[str]) -> str | None:
-    """Return a category's canonical spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
-    if _is_missing(value, missing):
-        return None
+    """Return a category's canonical spelling, or None where the value is missing."""
+    return None if _is_missing(value, missing) else _spell(value)
+
+
+def _spell(value: object) -> str:
+    """Return a value in one spelling: lower case, and 1, 1.0 and "1.0" all as "1"."""
     text = " ".join(str(value).lower().split())
+    if text.isascii() and text.isdigit():
+        return text.lstrip("0") or "0"  # exact: a code may have more digits than a float
+    number = _to_number(text)
+    return text if number is None else repr(number).removesuffix(".0")
+
+
+@lru_cache
+def _spell_all(codes: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(_spell, codes))
+
+
+def _to_number(value: int | float | str) -> float | None:
+    if isinstance(value, str) and "_" in value:  # a code of two parts, which Python reads as one
+        return None
     try:
-        number = float(text)
-    except ValueError:
-        return text
-    return f"{number:.15g}"  # codes may have many digits, all of which count
+        return float(value)
+    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
+        return None

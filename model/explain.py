@@ -15,7 +15,7 @@ import numpy as np
 from model import __version__
 from model.batch import Bag, Batch
 from model.case import Case
-from model.clinical import ClinicalSpec
+from model.clinical import ClinicalSpec, lower_keys
 from model.errors import ConfigError, Warn
 from model.explain_gradients import REFERENCE, TOLERANCE, Array, Attribution, attribute_risk
 from model.explain_patches import NOTICE, Patches, attend, gather
@@ -215,8 +215,7 @@ def _columns(
     members: Sequence[Member], case: Case, found: Sequence[Attribution]
 ) -> tuple[Column, ...]:
     """Return every clinical column, largest contribution first: all of its entries as one."""
-    recorded = {} if case.clinical is None else case.clinical.values
-    values = {name.lower(): value for name, value in recorded.items()}
+    values = lower_keys({} if case.clinical is None else case.clinical.values)
     sums: dict[str, float] = defaultdict(float)
     for member, own in zip(members, found, strict=True):
         if member.clinical is None or "clinical" not in own.parts:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.case import Case, Record, SlideFile, read_case, read_record
+from model.case import Case, Record, SlideFile, expression, read_case, read_record
 from model.errors import ConfigError, Warn, about_case
 from model.interface import FILE_COLUMNS, Interface
 from model.records import read_expression, read_fields
@@ -164,7 +164,7 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
             case = Case(
                 row.case_id,
                 row.slides,
-                rna=read_record(row.rna, interface.hidden("rna")) if row.rna else None,
+                rna=expression(read_record(row.rna, interface.hidden("rna"))) if row.rna else None,
                 clinical=read_record(row.clinical, interface.hidden("clinical"))
                 if row.clinical
                 else None,

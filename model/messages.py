@@ -1,4 +1,4 @@
-"""One line of what the members of an ensemble say of one case, each with numbers of its own."""
+"""Lists of names, and one line of what members say of one case, each with numbers of its own."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,12 @@ _NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
 _VALUES = r"(?<=: expected one of ).*(?=, found )"
 _NUMBER = r"(?<![\w.,-])-?\d+(?:[.,]\d+)*(?:e[+-]\d+)?(?![\w/])"
 _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """List the first of many names."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def merge_messages(messages: Iterable[str]) -> list[str]:

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.case import Record
+from model.case import Record, has_value
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
 from model.rows import Cells, as_text, check_columns, read_header, read_lines, some
-
-_MISSING = frozenset({"", "na", "nan", "null", "none"})
 
 
 def read_expression(
@@ -31,7 +29,11 @@ def read_expression(
         wanted: Ids of cases.
         hidden: Names of columns, in lower case, that are no genes.
         genes: To keep; all when None.
-        warn: Told of cases without a row, and of hidden columns.
+        warn: Told of cases without a row, of hidden columns, and of cells that are no
+            numbers.
+
+    Returns:
+        Records by case id, none of a case whose row has no value; NaN is a missing gene.
 
     Raises:
         ConfigError: The file cannot be read, repeats a case or has none of those wanted.
@@ -45,11 +47,24 @@ def read_expression(
         path, [name for name in places if genes is None or name in genes], hidden, warn=warn
     )
     order = {name: index for index, name in enumerate(names)}
+    unread: Counter[str] = Counter()
 
-    def values(cells: Cells) -> Mapping[str, object]:
-        return _Numbers(order, np.array([_number(cells[places[name]]) for name in names]))
+    def values(cells: Cells) -> Mapping[str, object] | None:
+        row = [cells[places[name]] for name in names]
+        if row and not any(map(has_value, row)):
+            return None
+        numbers = np.array([_number(cell) for cell in row])
+        gaps = np.flatnonzero(np.isnan(numbers)).tolist()
+        unread[as_text(cells[own])] += sum(has_value(row[gap]) for gap in gaps)
+        return _Numbers(order, numbers)
 
-    return _read_lines(path, lines, own, wanted=wanted, values=values, warn=warn)
+    records = _read_lines(path, lines, own, wanted=wanted, values=values, warn=warn)
+    if unread.total():
+        warn(
+            f"{path}: expected numbers, found {unread.total():,} other cells; they count as "
+            f"missing, for {some(list(+unread))}"
+        )
+    return records
 
 
 def read_fields(
@@ -118,30 +133,29 @@ def _read_lines(
     own: int,
     *,
     wanted: Collection[str],
-    values: Callable[[Cells], Mapping[str, object]],
+    values: Callable[[Cells], Mapping[str, object] | None],
     warn: Warn,
 ) -> dict[str, Record]:
-    """Read the wanted cases' rows; `values` makes a record of a row's cells."""
+    """Read the wanted cases' rows; `values` makes a record of a row's cells, or finds none."""
     ids: list[str] = []
     records: dict[str, Record] = {}
     for cells in lines:
         case_id = as_text(cells[own])
         ids.append(case_id)
-        if case_id in wanted and case_id not in records:
-            try:
-                records[case_id] = Record(values(cells), path)
-            except ValueError as error:
-                raise ConfigError(f"{path}: case {case_id}: expected numbers, {error}") from error
+        if case_id in wanted and (found := values(cells)) is not None:
+            records[case_id] = Record(found, path)
     _check_found(path, wanted, ids, warn=warn)
     return records
 
 
 def _number(cell: object) -> float:
-    """Return a cell as a number, NaN where it is empty; a ValueError names other text."""
+    """Return a cell as a number, NaN where it is none."""
     if isinstance(cell, float):
         return cell
-    text = as_text(cell)
-    return math.nan if text.lower() in _MISSING else float(text)
+    try:
+        return float(as_text(cell))
+    except ValueError:
+        return math.nan
 
 
 # -- AnnData -------------------------------------------------------------------------------------
@@ -166,6 +180,7 @@ def _read_anndata(
     return {
         case_id: Record(_Numbers(order, values), path)
         for case_id, values in zip(found.ids, found.values, strict=True)
+        if not len(values) or not np.isnan(values).all()
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,12 +10,22 @@ import numpy.typing as npt
 
 from model.case import Record
 from model.errors import CaseError, ConfigError, Warn
+from model.messages import some
 
 FloatArray = npt.NDArray[np.float64]
 Scale = Literal["log", "linear"]
 
 CLIP_SD = 10.0
 """Standardised values are cut here: one absurd gene must not carry the prediction."""
+
+MOST_RMS_SD = 3.5
+"""How far a sample's genes may be off their training means, root mean square, without a word.
+
+For training samples it is 1 on average. Of 1,013 samples of TCGA (BLCA, COADREAD, STAD; log2, 1,577
+genes) that a fit had not seen, none was beyond, the farthest at 3.35; with log10 for log2, or 4
+taken off, all were, the nearest at 3.90. Of PORPOISE's 2,464 z-scored samples of five tumours none
+was, the farthest at 2.9. Genes that vary much hide a wrong scale: the 200 that vary most tell none.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class RnaSpec:
         missing = np.isnan(values)
         count, limit = int(missing.sum()), int(self.max_missing * len(self.genes))
         if count:
-            names = _some([gene for gene, gone in zip(self.genes, missing, strict=True) if gone])
+            names = some([gene for gene, gone in zip(self.genes, missing, strict=True) if gone])
             if count > limit:
                 raise CaseError(
                     record.source,
@@ -99,13 +110,28 @@ class RnaSpec:
                 )
             warn(f"{record.source}: {count} genes set to the training mean: {names}")
         standard = (np.where(missing, self.mean, values) - self.mean) / self.sd
+        self._check_profile(values[~missing], standard[~missing], record.source, warn=warn)
+        return np.clip(standard, -CLIP_SD, CLIP_SD).astype(np.float32)
+
+    def _check_profile(
+        self, values: FloatArray, standard: FloatArray, source: Path, *, warn: Warn
+    ) -> None:
+        """Warn where the known genes' values (K,), both ways, are unlike any as a whole."""
         far = int((np.abs(standard) > CLIP_SD).sum())
-        if far > self.max_missing * len(self.genes):
+        clipped = np.clip(standard, -CLIP_SD, CLIP_SD)
+        rms = float(np.linalg.norm(clipped) / np.sqrt(max(len(clipped), 1)))
+        if len(values) > 1 and np.ptp(values) == 0:
+            warn(f"{source}: expected values that differ between genes, found the same for all")
+        elif far > self.max_missing * len(self.genes):
             warn(
-                f"{record.source}: {far:,} of {len(self.genes):,} genes lie more than "
+                f"{source}: {far:,} of {len(self.genes):,} genes lie more than "
                 f"{CLIP_SD:g} sd from training; is the scale {self.scale!r} right?"
             )
-        return np.clip(standard, -CLIP_SD, CLIP_SD).astype(np.float32)
+        elif rms > MOST_RMS_SD:
+            warn(
+                f"{source}: genes lie {rms:.1f} sd from training, root mean square; "
+                f"is the scale {self.scale!r} right?"
+            )
 
 
 def _values(
@@ -132,8 +158,3 @@ def _number(value: object) -> float:
         return float(value)
     except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
         return float("nan")
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def a_case() -> Case:
-    genes: dict[str, object] = {gene: 8.0 + index for index, gene in enumerate(RNA.genes)}
+    genes: dict[str, object] = {gene: 4.0 + index for index, gene in enumerate(RNA.genes)}
     return Case(
         case_id="3A_001",
         rna=Record(genes, Path("rna.json")),

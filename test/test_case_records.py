@@ -1,5 +1,6 @@
 """Reading records: of a job, of the public download; each broken file has its one line."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +39,18 @@ def job(tmp_path: Path) -> Path:
     return make_job(tmp_path / "input")
 
 
-def test_json_null_is_no_record(job: Path) -> None:
-    write_json(job / PATHS[RNA], None)
+NO_RECORDS = [
+    None,
+    {},
+    {"TP53": None, "RB1": math.nan},
+    {"TP53": "", "RB1": " NA "},
+    {"Progression": 1},
+]
+
+
+@pytest.mark.parametrize("content", NO_RECORDS, ids=repr)
+def test_a_record_without_a_value_is_none(job: Path, content: object) -> None:
+    write_json(job / PATHS[RNA], content)
     write_inputs(job, chimera_items())
     case = read_case(job, CHIMERA, warn=no_warning)
     assert case.rna is None
@@ -59,7 +70,9 @@ def test_the_file_goes_before_the_value_in_the_item(job: Path) -> None:
     assert case.clinical is not None and case.clinical.values["age"] == 72
 
 
-@pytest.mark.parametrize("change", [str, str.lower, str.upper, str.title, str.swapcase])
+@pytest.mark.parametrize(
+    "change", [str, str.lower, str.upper, str.title, str.swapcase, " {} ".format]
+)
 @pytest.mark.parametrize(
     "label", ["progression", "Time_to_prog_or_FUend", "time_to_HG_recur_or_FUend"]
 )
@@ -197,6 +210,8 @@ def test_labels_are_there_for_training(download: Path, tmp_path: Path) -> None:
     assert case_labels(path, CHIMERA.clinical) == (0, 110)
     older = write_json(tmp_path / "older.json", {"Progression": 1, "TIME_to_HG_recur_or_FUend": 7})
     assert case_labels(older, CHIMERA.clinical) == (1, 7)
+    spaced = write_json(tmp_path / "spaced.json", {" progression": 1, "Time_to_prog_or_FUend ": 7})
+    assert case_labels(spaced, CHIMERA.clinical) == (1, 7)
     assert case_labels(older, ClinicalSchema()) == (None, None)
     assert case_labels(write_json(tmp_path / "null.json", None), CHIMERA.clinical) == (None, None)
 

@@ -152,6 +152,10 @@ def test_keys_and_categories_match_in_any_case(change: Callable[[str], str]) -> 
     assert encode(changed) == encode(FIRST)
 
 
+def test_spaces_around_a_key_have_no_meaning() -> None:
+    assert encode({f" {key}\t": value for key, value in FIRST.items()}) == encode(FIRST)
+
+
 @pytest.mark.parametrize("value", ["72", " 72.0 ", "7.2e1", 72.0])
 def test_numeric_strings_are_numbers(value: object) -> None:
     assert encode(FIRST | {"age": value}) == encode(FIRST)
@@ -171,9 +175,26 @@ def test_numbers_as_categories_have_one_spelling(value: object) -> None:
 
 
 def test_long_codes_stay_apart() -> None:
-    """SNOMED CT codes differ after the sixth digit."""
+    """SNOMED CT codes differ after the sixth digit, and those of extensions have 18 of them."""
     spec = toy_spec({"kind": 399326009}, {"kind": "399326010"})
     assert spec.columns == ("kind=399326009", "kind=399326010", "kind=missing")
+    spec = toy_spec({"kind": 900000000000207008}, {"kind": "0900000000000207011"})
+    assert spec.columns == ("kind=900000000000207008", "kind=900000000000207011", "kind=missing")
+    assert encode({"kind": "900000000000207008"}, spec)["kind=900000000000207008"] == 1.0
+
+
+def test_a_number_of_sixteen_digits_is_its_code() -> None:
+    """A table with gaps has numbers of floating point where there were codes."""
+    spec = toy_spec({"kind": "1234567890123456"}, {"kind": 1234567890123457.0})
+    assert spec.columns == ("kind=1234567890123456", "kind=1234567890123457", "kind=missing")
+
+
+def test_a_code_of_two_parts_is_no_number() -> None:
+    spec = toy_spec({"kind": "1_2"}, {"kind": "12"}, {"kind": "1_2", "size": 12})
+    assert spec.columns == ("size", "size=missing", "kind=12", "kind=1_2", "kind=missing")
+    encoded, warnings = encode_warned({"size": "1_2", "kind": "1_2"}, spec)
+    assert (encoded["size=missing"], encoded["kind=1_2"]) == (1.0, 1.0)
+    assert warnings == ["clinical.json: size: expected a number, found '1_2'"]
 
 
 # --- missing --------------------------------------------------------------------------------------
@@ -186,9 +207,9 @@ def test_every_missing_code_in_any_case(name: str, code: str, change: Callable[[
     assert encode(FIRST | {name: change(code)}) == encode(FIRST | {name: None})
 
 
-@pytest.mark.parametrize("value", [None, -1, -1.0, math.nan])
+@pytest.mark.parametrize("value", [None, -1, -1.0, math.nan, "-1.00", " -01 ", "-1e0"])
 @pytest.mark.parametrize("name", ["no_instillations", "BRS"])
-def test_missing_values_that_are_no_strings(name: str, value: object) -> None:
+def test_missing_values_in_other_spellings(name: str, value: object) -> None:
     encoded = encode(FIRST | {name: value})
     assert encoded[f"{name}=missing"] == 1.0
     of_column = {key: value for key, value in encoded.items() if key.split("=")[0] == name}
@@ -219,6 +240,22 @@ def test_an_unknown_category_is_all_zero_with_a_warning() -> None:
     encoded, warnings = encode_warned(FIRST | {"BRS": "BRS4"})
     assert {encoded[name] for name in encoded if name.startswith("BRS=")} == {0.0}
     assert warnings == ["clinical.json: BRS: expected one of brs1, brs2, brs3, found 'BRS4'"]
+
+
+OTHER_RECORDS = {
+    "another language": ({"alter": 72, "geschlecht": "m"}, "'alter', 'geschlecht'"),
+    "nested": ({"patient": FIRST}, "'patient'"),
+    "a key of two lines": ({"Alter\nin Jahren": 72}, r"'Alter\nin Jahren'"),
+    "long": ({f"k{i}": "" for i in range(9)}, "'k0', 'k1', 'k2', 'k3', 'k4' and 4 more"),
+}
+
+
+@pytest.mark.parametrize(("values", "found"), OTHER_RECORDS.values(), ids=OTHER_RECORDS)
+def test_a_record_without_any_column_is_warned_of(values: dict[str, Any], found: str) -> None:
+    encoded, warnings = encode_warned(values)
+    assert encoded == encode({})
+    names = "age, no_instillations, sex, smoking, tumor and 8 more"
+    assert warnings == [f"clinical.json: expected one of {names} as a key, found {found}"]
 
 
 NO_NUMBERS = ["72 years", [72], {"years": 72}, "inf", math.inf, 10**400, "1e999"]

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cohorts import read_predictions, score, scorer, write_bundle, write_records
+from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
 from job_files import CHIMERA, CLINICAL, RNA, write_inputs
 from jobs import record_contents, write_job
 
-from model.cohort import Cohort
+from model.cohort import Cohort, score_cohort
 from model.errors import ConfigError
 from model.manifest import list_cases
 
@@ -61,6 +61,35 @@ def test_wide_tables_give_the_predictions_of_single_files(
         file.write("\n")
     with pytest.raises(ConfigError, match="found results of another clinical table; name another"):
         score(cohort, scorer(bundle))
+
+
+def test_a_row_of_the_tables_fails_its_own_case_alone(
+    tmp_path: Path, bundle: Path, expected: list[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case_id\n" + "".join(f"C{index:03}\n" for index in range(CASES)))
+    path = write_wide(tmp_path / "rna.csv", RNA)
+    header, *lines = path.read_text().splitlines()
+    width = header.count(",")
+    blank, garbled = "C001" + "," * width, "C002" + ",low" * width
+    path.write_text("\n".join([header, lines[0], garbled, blank, lines[-1]]) + "\n")
+    cohort = Cohort(
+        manifest,
+        tmp_path / "out",
+        rna_table=path,
+        clinical_table=write_wide(tmp_path / "clinical.csv", CLINICAL),
+    )
+    said: list[str] = []
+    score_cohort(
+        cohort, scorer(bundle), INLINE, say=said.append, warn=said.append, progress=lambda _: None
+    )
+    assert any(
+        line.endswith(": 0 with slides, 3 with RNA, 4 with a clinical record") for line in said
+    )
+    rows = read_predictions(tmp_path / "out")
+    assert [rows[0]["time"], rows[2]["time"], rows[3]["time"]] == [expected[0], "", expected[3]]
+    assert (rows[1]["modalities"], rows[1]["error"]) == ("clinical", "")
+    assert "rna.csv: expected at most" in rows[2]["error"]
 
 
 def test_a_folder_of_jobs_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[str]) -> None:

@@ -93,6 +93,18 @@ def test_it_is_a_wide_table_of_a_manifest(tmp_path: Path, layout: str) -> None:
     assert warnings == [f"{path}: no row for 1 of 3 cases: X"]
 
 
+def test_a_row_of_gaps_is_no_record(tmp_path: Path) -> None:
+    values = expression()
+    values[7] = np.nan
+    values[8, 1:] = np.nan
+    path = write_h5ad(tmp_path / "a.h5ad", values)
+    rows = [Row("P007"), Row("P008")]
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+    assert list(tables.rna) == ["P008"]
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, genes={"X"}, warn=no_warning)
+    assert list(tables.rna) == ["P007", "P008"]
+
+
 def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.h5ad"
 

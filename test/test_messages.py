@@ -6,6 +6,7 @@ from model.messages import merge_messages
 
 FAR = "rna.json: {} of 1,200 genes lie more than 10 sd from training; is the scale 'log' right?"
 MISSING = "rna.json: {} genes set to the training mean: {}"
+KEYS = "cd.json: expected one of {} as a key, found 'alter', 'T1' and 2 more"
 UNKNOWN = "cd.json: stage: expected one of {}, found 'T4'"
 MEAN = "cd.json: psa: 1e+09 lies more than 10 sd from the training mean {}"
 
@@ -30,6 +31,10 @@ MEAN = "cd.json: psa: 1e+09 lies more than 10 sd from the training mean {}"
         (
             [UNKNOWN.format("t1, ta"), UNKNOWN.format("t1, t2, ta"), UNKNOWN.format("2, 10")],
             [UNKNOWN.format("t1, t2, ta")],
+        ),
+        (
+            [KEYS.format("age, sex and 1 more"), KEYS.format("age")],
+            [KEYS.format("age, sex and 1 more")],
         ),
         ([MEAN.format(5), FAR.format(1), MEAN.format(6)], [MEAN.format("5 to 6"), FAR.format(1)]),
     ],

@@ -1,7 +1,8 @@
 """RNA: fit and apply by hand-computed values; what is missing, how much may be."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,11 @@ def test_a_negative_count_is_missing_and_a_negative_logarithm_is_not() -> None:
 @pytest.mark.parametrize(("genes", "limit"), [(100, 1), (199, 1), (200, 2), (300, 3), (99, 0)])
 def test_as_many_genes_as_the_limit_may_be_missing_and_no_more(genes: int, limit: int) -> None:
     spec = wide_spec(genes)
-    values: dict[str, object] = dict.fromkeys(spec.genes, 12.0)
+    values: dict[str, object] = dict.fromkeys(spec.genes, 12.0) | {spec.genes[-1]: 8.0}
     for gene in spec.genes[:limit]:
         del values[gene]
     vector, warnings = apply(spec, values)
-    assert vector == [0.0] * limit + [1.0] * (genes - limit)
+    assert vector == [0.0] * limit + [1.0] * (genes - limit - 1) + [-1.0]
     assert len(warnings) == (limit > 0)
 
     values[spec.genes[-1]] = None
@@ -191,12 +192,51 @@ def test_many_missing_genes_are_counted_and_the_first_are_named() -> None:
 
 def test_a_wrong_scale_is_warned_of_and_cut() -> None:
     spec = wide_spec(200)
-    counts: dict[str, object] = dict.fromkeys(spec.genes, 5000.0)
+    counts = {gene: 5000.0 + count for count, gene in enumerate(spec.genes)}
     vector, warnings = apply(spec, counts)
     assert vector == [CLIP_SD] * 200
     assert warnings == [
         "rna.json: 200 of 200 genes lie more than 10 sd from training; is the scale 'log' right?"
     ]
+
+
+@pytest.mark.parametrize("value", [0.0, 3.69463296517318, 10.0])
+def test_one_value_for_all_genes_is_warned_of(value: float) -> None:
+    spec = wide_spec(200)
+    same: dict[str, object] = dict.fromkeys(spec.genes, value)
+    warning = "rna.json: expected values that differ between genes, found the same for all"
+    assert apply(spec, same)[1] == [warning]
+    assert apply(spec, same | {"G0": None})[1][1:] == [warning]
+    assert warning not in apply(spec, same | {"G0": value + 0.1})[1]
+    # A panel of one gene has nothing to compare.
+    assert apply(wide_spec(1), {"G0": 10.0})[1] == []
+
+
+def profile(spec: RnaSpec) -> dict[str, float]:
+    """Return a made-up sample of the kind that the spec was fitted to."""
+    draw = np.random.default_rng(0).normal(spec.mean, spec.sd)
+    return dict(zip(spec.genes, draw.tolist(), strict=True))
+
+
+CHANGES: dict[str, Callable[[float], float]] = {
+    "log10 for log2": lambda value: value * math.log10(2),
+    "shifted": lambda value: value - 7.2,
+    "standardised": lambda value: (value - 10) / 2,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_profile_far_from_training_as_a_whole_is_warned_of(
+    change: Callable[[float], float],
+) -> None:
+    spec = wide_spec(200)
+    (warning,) = apply(spec, {gene: change(value) for gene, value in profile(spec).items()})[1]
+    assert re.fullmatch(
+        r"rna\.json: genes lie [3-5]\.\d sd from training, root mean square; "
+        "is the scale 'log' right\\?",
+        warning,
+    )
+    assert apply(spec, profile(spec))[1] == []
 
 
 def test_a_few_absurd_genes_are_cut_without_a_word() -> None:

@@ -134,9 +134,9 @@ def test_a_slide_of_one_pixel_is_none(tmp_path: Path, predict: Predict) -> None:
 # --- records that are none ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slug", [RNA, CLINICAL])
-def test_a_null_record_is_none(predict: Predict, slug: str) -> None:
-    null = predict(**{slug: None})
+@pytest.mark.parametrize(("slug", "content"), [(RNA, None), (RNA, {}), (CLINICAL, None)])
+def test_a_null_record_is_none(predict: Predict, slug: str, content: object) -> None:
+    null = predict(**{slug: content})
     assert null.time == predict(without=slug).time
     assert null.time != predict().time
     assert len(null.modalities) == 2

@@ -27,8 +27,9 @@ CHECKPOINT, GENES = "s_0_checkpoint.pt", "gene_order.json"
 CLINICAL, CURVE = "clinical_preprocessor.pkl", "km_curve.pkl"
 
 # It reads expression as it is, and a missing gene as 0: the mean. Values over a power of two, and
-# weights times that, lose nothing in float32; with 4, RnaSpec clips nothing up to 40.
-RNA_SD = 4.0
+# weights times that, lose nothing in float32; with 16, RnaSpec clips nothing up to 160, and never
+# calls a profile far from training cases that nobody knows.
+RNA_SD = 16.0
 
 Tensors = dict[str, torch.Tensor]
 FloatArray = npt.NDArray[np.float64]
