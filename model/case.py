@@ -218,7 +218,7 @@ def _find_image(
     if folder is None or folder.is_file():
         return folder
     files = folder.iterdir() if folder.is_dir() else ()
-    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(path for path in files if _is_image(path))
     if not images:
         if items is None and not socket.required:
             return None
@@ -226,6 +226,13 @@ def _find_image(
     if len(images) > 1:
         warn(f"{folder}: expected one image, found {len(images)}; using {images[0].name}")
     return images[0]
+
+
+def _is_image(path: Path) -> bool:
+    """Say whether a file is an image by its name; macOS leaves `._name.tif` beside `name.tif`."""
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _socket_record(

@@ -1,5 +1,6 @@
 """Reading a Grand Challenge job: sockets, images, the case's id."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,19 @@ def test_two_images_in_a_folder_warn_and_the_first_by_name_is_used(job: Path) ->
     assert warnings == [
         f"{job / PATHS[SLIDE]}: expected one image, found 2; using 00000000.tif",
     ]
+
+
+NO_IMAGES: dict[str, Callable[[Path], object]] = {
+    "._slide.tif": write_image,  # macOS's note of where the file came from
+    "0-folder.tif": Path.mkdir,
+    "0-link.tif": lambda path: path.symlink_to("gone.tif"),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_passed_over(job: Path, name: str) -> None:
+    NO_IMAGES[name](job / PATHS[SLIDE] / name)
+    check_whole_case(job)
 
 
 @pytest.mark.parametrize("slug", [SLIDE, MASK])
