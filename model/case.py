@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import CaseError, Warn, about_case
+from model.errors import CaseError, Warn, about_case, about_files
 from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".mha", ".svs", ".mrxs", ".ndpi", ".scn", ".bif", ".dcm")
@@ -80,15 +80,13 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
     """
     items = _read_inputs(input_dir, interface)
     with about_case(_case_id(input_dir, interface, items, ())):
-        files = {
-            socket.slug: _find_image(input_dir, socket, items, warn)
-            for socket in (*interface.of("slide"), *interface.of("mask"))
+        masks = {
+            mask.slide: _find_mask(input_dir, mask, items, warn) for mask in interface.of("mask")
         }
-        masks = {mask.slide: files[mask.slug] for mask in interface.of("mask")}
         slides = tuple(
             SlideFile(path, masks.get(socket.slug))
             for socket in interface.of("slide")
-            if (path := files[socket.slug]) is not None
+            if (path := _find_image(input_dir, socket, items, warn)) is not None
         )
         return Case(
             case_id=_case_id(input_dir, interface, items, slides),
@@ -164,6 +162,7 @@ def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
     return label_value(values, schema.event), label_value(values, schema.time)
 
 
+@about_files()
 def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, object]] | None:
     """Return slug → item for the interface's sockets, or None without `inputs.json`."""
     path = input_dir / "inputs.json"
@@ -207,6 +206,7 @@ def _location(
     return input_dir / str(items[socket.slug]["relative_path"] or socket.path)
 
 
+@about_files()
 def _find_image(
     input_dir: Path,
     socket: Socket,
@@ -228,6 +228,22 @@ def _find_image(
     return images[0]
 
 
+def _find_mask(
+    input_dir: Path,
+    socket: Socket,
+    items: Mapping[str, dict[str, object]] | None,
+    warn: Warn,
+) -> Path | None:
+    """Return the mask of a socket's folder; a case can do without one that cannot be had."""
+    try:
+        return _find_image(input_dir, socket, items, warn)
+    except CaseError as error:
+        if socket.required:
+            raise
+        warn(f"{error}; tissue is found by its colour instead")
+        return None
+
+
 def _is_image(path: Path) -> bool:
     """Say whether a file is an image by its name; macOS leaves `._name.tif` beside `name.tif`."""
     return (
@@ -235,6 +251,7 @@ def _is_image(path: Path) -> bool:
     )
 
 
+@about_files()
 def _socket_record(
     input_dir: Path,
     interface: Interface,

@@ -46,6 +46,17 @@ def about_case(case_id: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def about_files() -> Iterator[None]:
+    """Turn an OSError that comes out of the block into a CaseError that names its file."""
+    try:
+        yield
+    except OSError as error:
+        raise CaseError(
+            error.filename, expected="a readable file or folder", found=error.strerror
+        ) from error
+
+
 class BundleError(TriSurvError):
     """A bundle that cannot be loaded, or does not fit what it is asked to do."""
 

@@ -150,21 +150,72 @@ def test_what_is_no_image_is_passed_over(job: Path, name: str) -> None:
     check_whole_case(job)
 
 
-@pytest.mark.parametrize("slug", [SLIDE, MASK])
-@pytest.mark.parametrize("folder", ["empty", "absent", "of other files"])
-def test_a_listed_image_without_a_file_is_an_error(job: Path, slug: str, folder: str) -> None:
-    for path in (job / PATHS[slug]).iterdir():
+def lose_image(folder: Path, left: str) -> None:
+    """Take the image out of a folder."""
+    for path in folder.iterdir():
         path.unlink()
-    if folder == "absent":
-        (job / PATHS[slug]).rmdir()
-    if folder == "of other files":
-        (job / PATHS[slug] / "notes.txt").write_text("the slide is in the post")
+    if left == "no folder":
+        folder.rmdir()
+    if left == "other files":
+        (folder / "notes.txt").write_text("the slide is in the post")
+
+
+LEFT = pytest.mark.parametrize("left", ["nothing", "no folder", "other files"])
+
+
+@LEFT
+def test_a_listed_slide_without_a_file_is_an_error(job: Path, left: str) -> None:
+    lose_image(job / PATHS[SLIDE], left)
     write_inputs(job, chimera_items())
     with pytest.raises(CaseError) as caught:
         read_case(job, CHIMERA, warn=no_warning)
     assert str(caught.value) == (
-        f"case 3A_001_HE: {job / PATHS[slug]}: expected one image (.tif or .mha), found none"
+        f"case 3A_001_HE: {job / PATHS[SLIDE]}: expected one image (.tif or .mha), found none"
     )
+
+
+@LEFT
+def test_a_listed_mask_without_a_file_is_a_warning(job: Path, left: str) -> None:
+    lose_image(job / PATHS[MASK], left)
+    write_inputs(job, chimera_items())
+    warnings: list[str] = []
+    case = read_case(job, CHIMERA, warn=warnings.append)
+    assert case.slides == (SlideFile(job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif"),)
+    assert warnings == [
+        f"{job / PATHS[MASK]}: expected one image (.tif or .mha), found none; tissue is found by "
+        "its colour instead"
+    ]
+
+
+def test_a_mask_that_is_required_may_not_be_absent(job: Path) -> None:
+    sockets = [
+        socket.model_copy(update={"required": True}) if socket.slug == MASK else socket
+        for socket in CHIMERA.sockets
+    ]
+    interface = CHIMERA.model_copy(update={"sockets": tuple(sockets)})
+    lose_image(job / PATHS[MASK], "nothing")
+    with pytest.raises(CaseError, match=r"tissue-mask: expected one image .*, found none$"):
+        read_case(job, interface, warn=no_warning)
+
+
+def test_a_folder_that_cannot_be_read_is_named_with_its_case(job: Path) -> None:
+    """A name that is too long, as permissions do not bind whoever runs the tests as root."""
+    away = socket_item(SLIDE, f"images/{'a' * 300}")
+    write_inputs(job, [away, *chimera_items()[1:]])
+    with pytest.raises(CaseError) as caught:
+        read_case(job, CHIMERA, warn=no_warning)
+    assert str(caught.value) == (
+        f"case 3A_001_HE: {job}/images/{'a' * 300}: expected a readable file or folder, found "
+        "File name too long"
+    )
+    write_inputs(job, [chimera_items()[0], socket_item(MASK, f"images/{'a' * 300}")])
+    warnings: list[str] = []
+    assert read_case(job, CHIMERA, warn=warnings.append).slides[0].mask is None
+    assert [text.partition(", found ")[2] for text in warnings] == [
+        "File name too long; tissue is found by its colour instead"
+    ]
+    with pytest.raises(CaseError, match=r"aa/inputs\.json: expected a readable file or folder, "):
+        read_case(job / ("a" * 300), CHIMERA, warn=no_warning)
 
 
 def test_an_empty_image_folder_is_no_image_where_the_job_lists_nothing(job: Path) -> None:
