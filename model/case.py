@@ -76,9 +76,10 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         warn: Takes each warning.
 
     Raises:
-        CaseError: `inputs.json` or a record cannot be read, or a required socket is absent.
+        CaseError: `inputs.json` or a record cannot be read, a required socket is absent, or the
+            job lists unknown ones alone.
     """
-    items = _read_inputs(input_dir, interface)
+    items = _read_inputs(input_dir, interface, warn)
     with about_case(_case_id(input_dir, interface, items, ())):
         masks = {
             mask.slide: _find_mask(input_dir, mask, items, warn) for mask in interface.of("mask")
@@ -163,8 +164,10 @@ def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
 
 
 @about_files()
-def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, object]] | None:
-    """Return slug → item for the interface's sockets, or None without `inputs.json`."""
+def _read_inputs(
+    input_dir: Path, interface: Interface, warn: Warn
+) -> dict[str, dict[str, object]] | None:
+    """Return slug → item, or None without `inputs.json`."""
     path = input_dir / "inputs.json"
     if not path.is_file():
         if not input_dir.is_dir():
@@ -174,19 +177,14 @@ def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, o
     if not isinstance(content, list):
         kind = type(content).__name__
         raise CaseError(path, expected="a JSON list with an item a socket", found=f"a {kind}")
-    known = {socket.slug for socket in interface.sockets}
     items: dict[str, dict[str, object]] = {}
     for item in content:
         # The platform wrote only `interface` until December 2025; new jobs have both.
         socket = (item.get("socket") or item.get("interface")) if isinstance(item, dict) else None
         if not isinstance(socket, dict) or not isinstance(socket.get("slug"), str):
             raise CaseError(path, expected="items with a socket and its slug", found=item)
-        if socket["slug"] in known:
-            items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}
-    for socket in interface.sockets:
-        if socket.required and socket.slug not in items:
-            received = ", ".join(sorted(items)) or "none of its sockets"
-            raise CaseError(path, expected=f"socket {socket.slug}", found=received)
+        items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}
+    interface.check_slugs(path, set(items), warn=warn)
     return items
 
 

@@ -24,7 +24,7 @@ from job_files import (
 )
 
 from model.case import Record, SlideFile, read_case
-from model.errors import CaseError
+from model.errors import CaseError, Warn
 from model.interface import Interface, read_interface
 
 LEOPARD = read_interface("leopard", [PRESETS])
@@ -35,9 +35,9 @@ def job(tmp_path: Path) -> Path:
     return make_job(tmp_path / "input")
 
 
-def check_whole_case(job: Path) -> str:
+def check_whole_case(job: Path, *, warn: Warn = no_warning) -> str:
     """Check that the job's four inputs are found, and return the case's id."""
-    case = read_case(job, CHIMERA, warn=no_warning)
+    case = read_case(job, CHIMERA, warn=warn)
     slide = job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif"
     assert case.slides == (SlideFile(slide, job / PATHS[MASK] / f"{MASK_UUID}.tif"),)
     assert case.rna == Record(GENES, job / PATHS[RNA])
@@ -65,10 +65,22 @@ def test_the_items_order_has_no_meaning(job: Path) -> None:
     check_whole_case(job)
 
 
-def test_unknown_slugs_are_ignored(job: Path) -> None:
+def test_unknown_slugs_are_ignored_with_a_warning(job: Path) -> None:
     other = socket_item("a-text-of-next-year", "a-text-of-next-year.json", value={"a": 1})
     write_inputs(job, [other, *chimera_items()])
-    check_whole_case(job)
+    warnings: list[str] = []
+    check_whole_case(job, warn=warnings.append)
+    assert warnings == [f"{job}/inputs.json: ignored sockets a-text-of-next-year"]
+
+
+def test_a_job_of_unknown_slugs_alone_is_an_error_that_names_them(job: Path) -> None:
+    write_inputs(job, [socket_item(slug, "images/x") for slug in ("wsi", "a-mask")])
+    with pytest.raises(CaseError) as caught:
+        read_case(job, CHIMERA, warn=no_warning)
+    assert str(caught.value) == (
+        f"{job}/inputs.json: expected one of the sockets {', '.join(sorted(PATHS))}, "
+        "found a-mask, wsi"
+    )
 
 
 def test_without_inputs_json_the_presets_paths_hold(job: Path) -> None:
@@ -101,9 +113,11 @@ def test_an_item_without_a_relative_path_is_read_at_the_presets(job: Path) -> No
 def test_the_slug_is_cut_at_50_characters_and_the_path_is_not(job: Path) -> None:
     assert len(CLINICAL) == 50
     assert CLINICAL in {socket.slug for socket in CHIMERA.sockets}
-    uncut = [socket_item(PATHS[CLINICAL].removesuffix(".json"), PATHS[CLINICAL])]
-    write_inputs(job, uncut)
-    assert read_case(job, CHIMERA, warn=no_warning).clinical is None
+    uncut = PATHS[CLINICAL].removesuffix(".json")
+    write_inputs(job, [*chimera_items()[:3], socket_item(uncut, PATHS[CLINICAL])])
+    warnings: list[str] = []
+    assert read_case(job, CHIMERA, warn=warnings.append).clinical is None
+    assert warnings == [f"{job}/inputs.json: ignored sockets {uncut}; not received {CLINICAL}"]
 
 
 def test_an_input_that_the_job_does_not_list_is_absent_even_if_a_file_lies_there(job: Path) -> None:
