@@ -119,7 +119,7 @@ def read_json(path: Path) -> object:
         raise CaseError(path, expected="a JSON file", found="no file") from None
     except OSError as error:
         raise CaseError(path, expected="a readable JSON file", found=error.strerror) from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # no JSON, no text, or too many brackets
         raise CaseError(path, expected="valid JSON", found=error) from error
     return content
 
