@@ -200,12 +200,11 @@ def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
         import torch
 
         from model.bundle import Bundle
-        from model.predictor import Predictor
+        from model.predictor import Predictor, count_gpus
 
     bundle_path, manifest = read_bundle_manifest(options)
     interface = find_interface(bundle_path, manifest)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if options.device == "auto" else options.device)
+    device = torch.device("cuda" if count_gpus(options.device) else "cpu")
     with stage("load"):
         bundle = Bundle.load(bundle_path)
         predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)

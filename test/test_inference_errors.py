@@ -116,6 +116,15 @@ def test_a_fault_is_one_sentence_that_says_what_to_do(
     )
 
 
+def test_a_gpu_that_is_not_there_is_one_sentence(
+    scene: Scene, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    options = ("--bundle", scene.bundle, "--device", "cuda")
+    outcome = run_door(capfd, scene.job, scene.job.parent / "output", *options)
+    assert outcome.sentence == "device: expected cuda, found no GPU that torch can use"
+
+
 # --- what is no fault -----------------------------------------------------------------------------
 
 

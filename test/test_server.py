@@ -181,6 +181,14 @@ def test_a_taken_port_is_one_sentence(
     assert outcome.sentence.startswith(expected)
 
 
+def test_a_number_that_is_no_port_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--bundle", BUNDLE, "serve", "--port", 99_999)
+    outcome = run_door(capfd, SAMPLE, tmp_path / "output", *options)
+    assert outcome.sentence == "port: expected 0 to 65535, found 99999"
+
+
 # --- a case in flight -----------------------------------------------------------------------------
 
 
