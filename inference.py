@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from model.messages import counted
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -93,7 +94,12 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
     add("--embeddings", type=Path, help="bags to use; new ones are left there")
     add("--explain", type=Path, help="where to write a folder a case: what its risk came from")
-    add("--workers", type=int, default=None, help="processes; a GPU or four cores each if not said")
+    add(
+        "--workers",
+        type=positive,
+        default=None,
+        help="processes; a GPU or four cores each if not said",
+    )
     add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
     add("--dry-run", action="store_true", default=False, help="only say what would fail")
     add(
@@ -102,6 +108,13 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="drop what another bundle, manifest or setting left in the output folder",
     )
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0, as argparse wants it done."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
 
 
 def attempt(step: Callable[[], None], where: Path) -> str | None:
@@ -150,7 +163,8 @@ def score_manifest(options: argparse.Namespace) -> int:
         workforce = ray_workers(options.ray, options.workers, device=options.device)
     else:
         workforce = local_workers(options.workers, device=options.device)
-    print(f"{workforce.count} workers on {workforce.kind}, {workforce.threads} threads each")
+    workers, threads = counted(workforce.count, "worker"), counted(workforce.threads, "thread")
+    print(f"{workers} on {workforce.kind}, {threads} each")
     counts = (check_cohort if options.dry_run else score_cohort)(
         Cohort(
             manifest=options.input,
@@ -172,7 +186,8 @@ def score_manifest(options: argparse.Namespace) -> int:
         progress=progress_on(sys.stderr),
     )
     scored = counts.done - counts.failed
-    print(f"{counts.cases:,} cases: {scored:,} without an error, {counts.failed:,} with one")
+    cases = counted(counts.cases, "case")
+    print(f"{cases}: {scored:,} without an error, {counts.failed:,} with one")
     if not options.dry_run:
         print(f"wrote {options.output}/predictions.csv, .parquet and report.html")
     if counts.failed:
@@ -190,7 +205,8 @@ def read_bundle_manifest(options: argparse.Namespace) -> "tuple[Path, Manifest]"
     path = options.bundle or find_bundle()
     manifest = read_manifest(path)
     encoder = manifest.encoder.id if manifest.encoder else "no encoder"
-    print(f"bundle {path}: {manifest.fusion}, {len(manifest.members)} members, {encoder}")
+    members = counted(len(manifest.members), "member")
+    print(f"bundle {path}: {manifest.fusion}, {members}, {encoder}")
     return path, manifest
 
 

@@ -1,4 +1,4 @@
-"""One line of what the members of an ensemble say of one case, each with numbers of its own."""
+"""Lines for people: numbers with their nouns; what the members of an ensemble say, on one line."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,11 @@ _NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
 _VALUES = r"(?<=: expected one of ).*(?=, found )"
 _NUMBER = r"(?<![\w.,-])-?\d+(?:[.,]\d+)*(?:e[+-]\d+)?(?![\w/])"
 _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 worker" or "2 workers"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def merge_messages(messages: Iterable[str]) -> list[str]:
