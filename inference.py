@@ -131,6 +131,10 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
 
 def score_job(options: argparse.Namespace) -> int:
     """Score one job: the platform's exec container."""
+    from model.interface import read_presets
+
+    # Which challenge's answer it would be is not known before the bundle is read, which may fail.
+    clear_answers(options.output, read_presets(RESOURCES / "interfaces"))
     with profiled(sys.stderr if options.profile else None):
         predictor, interface = load(options)
         score(predictor, interface, options)
@@ -243,10 +247,7 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
     """Read the job, predict its time and write it."""
     from model.case import read_case, write_prediction
 
-    # A case that fails must not leave the answer of the one before it. What cannot be removed
-    # cannot be replaced either, and writing says so.
-    with suppress(OSError):
-        (options.output / interface.output.path).unlink()
+    clear_answers(options.output, [interface])
     with stage("inputs"):
         case = read_case(options.input, interface, warn=print_warning)
     prediction = predictor.predict(case, progress=progress_printer("patches embedded"))
@@ -260,6 +261,14 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
         f"(80 % interval {low:.1f} to {high:.1f}) from {', '.join(prediction.modalities)}"
     )
     print(f"wrote {path}", flush=True)
+
+
+def clear_answers(output: Path, interfaces: "Sequence[Interface]") -> None:
+    """Remove what the case before may have left: one that fails has no answer."""
+    for interface in interfaces:
+        # What cannot be removed cannot be replaced either, and writing says so.
+        with suppress(OSError):
+            (output / interface.output.path).unlink()
 
 
 def find_bundle() -> Path:

@@ -175,3 +175,12 @@ def read_interface(name: str, folders: Sequence[Path]) -> Interface:
                 raise ConfigError(f"{path}: {problem}") from error
     looked = ", ".join(str(folder) for folder in folders)
     raise ConfigError(f"interface {name!r}: expected {name}.json in {looked}, found none")
+
+
+def read_presets(folder: Path) -> list[Interface]:
+    """Read all presets of a folder.
+
+    Raises:
+        ConfigError: One of them is not valid.
+    """
+    return [read_interface(path.stem, [folder]) for path in sorted(folder.glob("*.json"))]
