@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
+    if isinstance(sys.stdout, TextIOWrapper):  # a failure to print is none to score
+        sys.stdout.reconfigure(errors="backslashreplace")
     prepare_process()
     codes = [1]  # unless the command comes to its end
     attempt(lambda: codes.append(options.command(options)), options.input)
@@ -119,6 +122,8 @@ def positive(text: str) -> int:
 
 def attempt(step: Callable[[], None], where: Path) -> str | None:
     """Take a step; should it fail, tell stderr and return the reason in one sentence."""
+    from model.errors import one_line
+
     try:
         step()
     except Exception as error:  # noqa: BLE001  the door is the one place that catches everything
@@ -275,16 +280,6 @@ def find_bundle() -> Path:
     """Return the user's mounted bundle, or the image's own."""
     mounted = MOUNTED / "bundle.safetensors"
     return mounted if mounted.is_file() else RESOURCES / "bundle.safetensors"
-
-
-def one_line(error: Exception, where: Path) -> str:
-    """Say in one sentence why there is no prediction."""
-    from model.errors import TriSurvError
-
-    if isinstance(error, TriSurvError):
-        return str(error)
-    reason = " ".join(str(error).split()) or "no message"
-    return f"{where}: unexpected {type(error).__name__}: {reason}"
 
 
 def print_warning(text: str) -> None:

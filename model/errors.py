@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -75,3 +76,18 @@ def first_problem(error: ValidationError, *, whole: str = "") -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     return f"{field or whole}: {first['msg']}"
+
+
+def one_line(error: Exception, where: Path) -> str:
+    """Say in one sentence why there is no prediction, in characters that UTF-8 has.
+
+    Args:
+        error: Whatever was raised.
+        where: Named for an error that nobody foresaw.
+    """
+    if isinstance(error, TriSurvError):
+        text = str(error)
+    else:
+        reason = " ".join(str(error).split()) or "no message"
+        text = f"{where}: unexpected {type(error).__name__}: {reason}"
+    return text.encode(errors="backslashreplace").decode()
