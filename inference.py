@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from model.messages import counted
+from model.messages import counted, describe_interval
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -97,12 +97,7 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
     add("--embeddings", type=Path, help="bags to use; new ones are left there")
     add("--explain", type=Path, help="where to write a folder a case: what its risk came from")
-    add(
-        "--workers",
-        type=positive,
-        default=None,
-        help="processes; a GPU or four cores each if not said",
-    )
+    add("--workers", type=positive, default=None, help="processes; else one a GPU or four cores")
     add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
     add("--dry-run", action="store_true", default=False, help="only say what would fail")
     add(
@@ -260,10 +255,10 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
         print_warning(warning)
     with stage("write"):
         path = write_prediction(prediction, interface, options.output)
-    low, high = prediction.interval
+    interval = describe_interval(prediction.interval, predictor.bundle.mapping.tau)
     print(
         f"case {case.case_id}: {prediction.time:.1f} {prediction.unit} to the event "
-        f"(80 % interval {low:.1f} to {high:.1f}) from {', '.join(prediction.modalities)}"
+        f"(80 % interval {interval}) from {', '.join(prediction.modalities)}"
     )
     print(f"wrote {path}", flush=True)
 

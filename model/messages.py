@@ -14,6 +14,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def describe_interval(ends: tuple[float, float], follow_up: float) -> str:
+    """Say from when to when an event is expected.
+
+    Args:
+        ends: As `TimeMapping.interval` gives them: at most `follow_up`, and there not before then.
+        follow_up: When the follow-up ends that is answered for. A mean until then, as `rmst` is,
+            comes before an interval that begins with it.
+    """
+    low, high = ends
+    if low >= follow_up:
+        return f"not before {low:.1f}, the end of the follow-up"
+    return f"{low:.1f} to {high:.1f}{' or later' if high >= follow_up else ''}"
+
+
 def merge_messages(messages: Iterable[str]) -> list[str]:
     """Join messages that differ in numbers or lists alone, in the order of the first of each.
 
