@@ -78,8 +78,13 @@ def first_problem(error: ValidationError, *, whole: str = "") -> str:
     return f"{field or whole}: {first['msg']}"
 
 
+def printable(text: str) -> str:
+    """Return text in characters that UTF-8 has: names of files and cases may hold others."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def one_line(error: Exception, where: Path) -> str:
-    """Say in one sentence why there is no prediction, in characters that UTF-8 has.
+    """Say in one printable sentence why there is no prediction.
 
     Args:
         error: Whatever was raised.
@@ -90,4 +95,4 @@ def one_line(error: Exception, where: Path) -> str:
     else:
         reason = " ".join(str(error).split()) or "no message"
         text = f"{where}: unexpected {type(error).__name__}: {reason}"
-    return text.encode(errors="backslashreplace").decode()
+    return printable(text)

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 from cohorts import read_predictions, score, scorer, write_bundle, write_records
-from job_files import CHIMERA, CLINICAL, RNA, write_inputs
+from job_files import CHIMERA, CLINICAL, PATHS, RNA, SLIDE, write_inputs
 from jobs import record_contents, write_job
 
 from model.case import SlideFile
@@ -77,6 +78,20 @@ def test_a_folder_of_jobs_is_a_cohort(tmp_path: Path, bundle: Path, expected: li
     assert [row["case_id"] for row in rows] == ["job 0", "job 1", "job 2", "job 3"]
     assert "inputs.json: expected items with a socket and its slug" in rows[2]["error"]
     assert last["error"].startswith("case job 4, lost on the way: clinical: expected the modality")
+
+
+def test_a_file_name_that_is_no_text_does_not_end_the_run(
+    tmp_path: Path, bundle: Path, expected: list[str]
+) -> None:
+    """Of a name in Latin-1, Python makes what UTF-8 cannot hold."""
+    job = write_job(tmp_path / "jobs" / "A", record_contents())
+    (job / "inputs.json").unlink()
+    (job / PATHS[SLIDE]).mkdir(parents=True)
+    for name in (b"M\xfcller.tif", b"M\xfcller 2.tif"):
+        (job / PATHS[SLIDE] / os.fsdecode(name)).touch()
+    assert times(Cohort(tmp_path / "jobs", tmp_path / "out"), bundle) == expected[:1]
+    (row,) = read_predictions(tmp_path / "out")
+    assert "found 2; using M\\udcfcller 2.tif" in row["warnings"]
 
 
 def test_the_download_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[str]) -> None:
