@@ -98,13 +98,13 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         )
 
 
-def read_record(path: Path, labels: frozenset[str] = frozenset()) -> Record | None:
-    """Read a flat JSON object without its label keys; JSON null is no record.
+def read_record(path: Path, hidden: frozenset[str] = frozenset()) -> Record | None:
+    """Read a flat JSON object without its hidden keys (in lower case); JSON null is no record.
 
     Raises:
         CaseError: The file cannot be read, or holds something else.
     """
-    return _as_record(read_json(path), path, labels)
+    return _as_record(read_json(path), path, hidden)
 
 
 def read_json(path: Path) -> object:
@@ -263,16 +263,16 @@ def _socket_record(
             continue
         inline = items[socket.slug].get("value") if items else None
         content = inline if inline is not None and not path.exists() else read_json(path)
-        return _as_record(content, path, interface.clinical.labels)
+        return _as_record(content, path, interface.hidden(modality))
     return None
 
 
-def _as_record(content: object, path: Path, labels: frozenset[str]) -> Record | None:
+def _as_record(content: object, path: Path, hidden: frozenset[str]) -> Record | None:
     if content is None:
         return None
     if not isinstance(content, dict):
         raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
-    kept = {key: value for key, value in content.items() if key.lower() not in labels}
+    kept = {key: value for key, value in content.items() if key.lower() not in hidden}
     return Record(kept, path)
 
 

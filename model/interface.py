@@ -14,6 +14,13 @@ from model.errors import CaseError, ConfigError, Warn, first_problem
 Unit = Literal["months", "years"]
 MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
 
+FILE_COLUMNS = ("slide", "mask", "rna", "clinical")
+"""The columns of a manifest that name files."""
+
+_OUTCOME = ("event", "time")  # as a manifest has it
+_INDEX = ("", "unnamed: 0", "__index_level_0__")  # what pandas calls a column of row numbers
+_NO_GENES = frozenset(("case_id", "patient_id", "centre", *FILE_COLUMNS, *_INDEX))
+
 
 class Socket(BaseModel):
     """One input of a job.
@@ -78,7 +85,8 @@ class ClinicalSchema(BaseModel):
     """The columns of the clinical record: which are numbers, which categories, which are labels.
 
     `missing` lists the codes (compared without case) that stand for an unknown value;
-    `event` and `time` list the names under which a public record carries its own outcome.
+    `event` and `time` list the names under which a public record carries its own outcome, beside
+    those two words themselves.
     `sentences` put columns into words, for the fusions that read text; a column that it leaves out
     gets sentences made of its name.
     """
@@ -95,7 +103,7 @@ class ClinicalSchema(BaseModel):
     @property
     def labels(self) -> frozenset[str]:
         """The keys, in lower case, that no model may see."""
-        return frozenset(key.lower() for key in (*self.event, *self.time))
+        return frozenset(key.lower() for key in (*_OUTCOME, *self.event, *self.time))
 
     @model_validator(mode="after")
     def _labels_are_no_columns(self) -> "ClinicalSchema":
@@ -157,6 +165,14 @@ class Interface(BaseModel):
     def of(self, modality: str) -> tuple[Socket, ...]:
         """List the sockets of one modality, in the file's order."""
         return tuple(socket for socket in self.sockets if socket.modality == modality)
+
+    def hidden(self, modality: str) -> frozenset[str]:
+        """Return the keys, in lower case, that a record of a modality is read without.
+
+        They are the labels; of expression, where every key is a gene, also the other columns of a
+        manifest and the index of a table: one table may have been written for everything.
+        """
+        return self.clinical.labels | (_NO_GENES if modality == "rna" else frozenset())
 
 
 def read_interface(name: str, folders: Sequence[Path]) -> Interface:

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from model.case import Case, Record, SlideFile, read_case, read_record
 from model.errors import ConfigError, Warn, about_case, about_files
-from model.interface import Interface
+from model.interface import FILE_COLUMNS, Interface
 from model.records import read_expression, read_fields
 from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
-
-FILE_COLUMNS = ("slide", "mask", "rna", "clinical")
 
 
 @dataclass(frozen=True)
@@ -150,21 +148,21 @@ def read_tables(
 
     Args:
         rows: Of the manifest; only those that name no JSON file of the kind are looked up.
-        interface: Says which clinical columns are labels, which are left out too.
+        interface: Says which columns are labels, or no genes; these are left out.
         rna: A row a case, a column a gene: CSV, Parquet or AnnData.
         clinical: A row a case, a column a field: CSV or Parquet.
         genes: To keep of `rna`; all when None.
-        warn: Told of cases without a row.
+        warn: Told of cases without a row, and of columns that are no genes.
 
     Raises:
         ConfigError: A table cannot be read, repeats a case or has none of those looked up.
     """
     no_rna = frozenset(row.case_id for row in rows if row.rna is None)
     no_clinical = frozenset(row.case_id for row in rows if row.clinical is None)
-    labels = interface.clinical.labels
+    no_genes, labels = interface.hidden("rna"), interface.hidden("clinical")
     return Tables(
-        rna=read_expression(rna, no_rna, genes=genes, warn=warn) if rna else {},
-        clinical=read_fields(clinical, no_clinical, labels=labels, warn=warn) if clinical else {},
+        rna=read_expression(rna, no_rna, hidden=no_genes, genes=genes, warn=warn) if rna else {},
+        clinical=read_fields(clinical, no_clinical, hidden=labels, warn=warn) if clinical else {},
     )
 
 
@@ -174,7 +172,6 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
     Raises:
         CaseError: A record cannot be read.
     """
-    labels = interface.clinical.labels
     with about_case(row.case_id):
         if row.job is not None:
             case = replace(read_case(row.job, interface, warn=warn), case_id=row.case_id)
@@ -182,8 +179,10 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
             case = Case(
                 row.case_id,
                 row.slides,
-                rna=read_record(row.rna, labels) if row.rna else None,
-                clinical=read_record(row.clinical, labels) if row.clinical else None,
+                rna=read_record(row.rna, interface.hidden("rna")) if row.rna else None,
+                clinical=read_record(row.clinical, interface.hidden("clinical"))
+                if row.clinical
+                else None,
                 default_mpp=interface.default_mpp,
             )
     return replace(

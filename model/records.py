@@ -11,31 +11,39 @@ import numpy.typing as npt
 from model.case import Record
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
-from model.rows import Cells, as_text, read_header, read_lines, some
+from model.rows import Cells, as_text, check_columns, read_header, read_lines, some
 
 _MISSING = frozenset({"", "na", "nan", "null", "none"})
 
 
 def read_expression(
-    path: Path, wanted: Collection[str], *, genes: Collection[str] | None, warn: Warn
+    path: Path,
+    wanted: Collection[str],
+    *,
+    hidden: Collection[str],
+    genes: Collection[str] | None,
+    warn: Warn,
 ) -> dict[str, Record]:
     """Read the wanted cases' expression of a table (CSV, Parquet) or an AnnData file (`.h5ad`).
 
     Args:
         path: A table has the cases' ids in the column `case_id`, AnnData in the index of `obs`.
         wanted: Ids of cases.
+        hidden: Names of columns, in lower case, that are no genes.
         genes: To keep; all when None.
-        warn: Told of cases without a row.
+        warn: Told of cases without a row, and of hidden columns.
 
     Raises:
         ConfigError: The file cannot be read, repeats a case or has none of those wanted.
     """
     if path.suffix.lower() == ".h5ad":
-        return _read_anndata(path, wanted, genes, warn=warn)
+        return _read_anndata(path, wanted, hidden=hidden, genes=genes, warn=warn)
 
     lines = read_lines(path)
     places, own = _columns(path, lines)
-    names = [name for name in places if genes is None or name in genes]
+    names = _genes(
+        path, [name for name in places if genes is None or name in genes], hidden, warn=warn
+    )
     order = {name: index for index, name in enumerate(names)}
 
     def values(cells: Cells) -> Mapping[str, object]:
@@ -45,16 +53,17 @@ def read_expression(
 
 
 def read_fields(
-    path: Path, wanted: Collection[str], *, labels: Collection[str], warn: Warn
+    path: Path, wanted: Collection[str], *, hidden: Collection[str], warn: Warn
 ) -> dict[str, Record]:
-    """Read the wanted cases' clinical fields, as text, of a table without its label columns.
+    """Read the wanted cases' clinical fields, as text, of a table without its hidden columns.
 
     Raises:
-        ConfigError: As `read_expression`.
+        ConfigError: As `read_expression`, or two fields differ in case alone.
     """
     lines = read_lines(path)
     places, own = _columns(path, lines)
-    fields = {name: place for name, place in places.items() if name.lower() not in labels}
+    check_columns(path, [name.lower() for name in places])
+    fields = {name: place for name, place in places.items() if name.lower() not in hidden}
 
     def values(cells: Cells) -> Mapping[str, object]:
         texts = {name: as_text(cells[place]) for name, place in fields.items()}
@@ -78,6 +87,14 @@ class _Numbers(Mapping[str, object]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _genes(path: Path, names: Sequence[str], hidden: Collection[str], *, warn: Warn) -> list[str]:
+    """Return the names that may be genes', with a warning of the others."""
+    others = [repr(name) for name in names if name.lower() in hidden]
+    if others:
+        warn(f"{path}: left out as no genes: {some(others)}")
+    return [name for name in names if name.lower() not in hidden]
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -131,14 +148,21 @@ def _number(cell: object) -> float:
 
 
 def _read_anndata(
-    path: Path, wanted: Collection[str], genes: Collection[str] | None, *, warn: Warn
+    path: Path,
+    wanted: Collection[str],
+    *,
+    hidden: Collection[str],
+    genes: Collection[str] | None,
+    warn: Warn,
 ) -> dict[str, Record]:
     found = read_h5ad(path, wanted, genes)
     _check_found(path, wanted, found.all_ids, warn=warn)
-    repeated = [name for name, count in Counter(found.genes).items() if count > 1]
+    names = _genes(path, found.genes, hidden, warn=warn)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ConfigError(f"{path}: expected each gene once, found more of {some(repeated)}")
-    order = {name: index for index, name in enumerate(found.genes)}
+    places = {name: index for index, name in enumerate(found.genes)}
+    order = {name: places[name] for name in names}
     return {
         case_id: Record(_Numbers(order, values), path)
         for case_id, values in zip(found.ids, found.values, strict=True)

@@ -26,10 +26,12 @@ def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Read a table as text, a dict a row, by the lower-case names of the columns.
 
     Raises:
-        ConfigError: It cannot be read, has no rows, or lacks a required column.
+        ConfigError: It cannot be read, has no rows, lacks a required column, or has two whose
+            names differ in case alone.
     """
     lines = read_lines(path)
     header = [name.lower() for name in read_header(path, lines)]
+    check_columns(path, header)
     absent = [name for name in required if name not in header]
     if absent:
         raise ConfigError(
@@ -66,10 +68,19 @@ def read_header(path: Path, lines: Iterator[Cells]) -> list[str]:
         ConfigError: Two columns have the same name.
     """
     names = [as_text(cell) for cell in next(lines, ())]
+    check_columns(path, names)
+    return names
+
+
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Make sure that no two columns have the same name.
+
+    Raises:
+        ConfigError: Two have.
+    """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ConfigError(f"{path}: expected each column once, found more of {some(repeated)}")
-    return names
 
 
 def as_text(cell: object) -> str:

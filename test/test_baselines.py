@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from model.batch import Bag
 from model.case import Case, Record
+from model.errors import CaseError
 from model.interface import ClinicalSchema
 from train.baselines import (
     Coxnet,
@@ -25,6 +26,7 @@ from train.baselines import (
     z_scored,
 )
 from train.cohort import LabelledCase, outcomes
+from train.config import RnaConfig
 from train.losses import cox_nll
 from train.metrics import harrell_c
 from train.views import (
@@ -36,6 +38,7 @@ from train.views import (
     Genes,
     MeanEmbedding,
     Together,
+    View,
 )
 
 SCHEMA = ClinicalSchema(numbers=("age",), categories=("sex",))
@@ -205,6 +208,23 @@ def nudged(cases: Sequence[LabelledCase], gene: int) -> list[LabelledCase]:
     return changed
 
 
+def test_an_inner_path_may_end_early() -> None:
+    cases = make_cases(60, genes=3, seed=2)  # of whose inner folds one ends after 6 of 20 strengths
+
+    risk = Coxnet(Genes()).fit(cases)(cases)
+
+    assert concordance(risk, cases) > 0.55
+
+
+@pytest.mark.parametrize("view", [Clinical(SCHEMA), Components(Clinical(SCHEMA))])
+def test_columns_that_never_vary_carry_no_risk(view: View) -> None:
+    cases = [
+        replace(case, case=replace(case.case, clinical=Record({"sex": "male"}, Path("clinical"))))
+        for case in make_cases(40)
+    ]
+    np.testing.assert_array_equal(RidgeCox(view).fit(cases)(cases), np.zeros(40))
+
+
 def test_the_forest_finds_what_is_not_linear() -> None:
     rng = np.random.default_rng(7)
     x = rng.normal(size=(300, 3))
@@ -315,6 +335,40 @@ def test_embeddings_are_averaged_and_read_once() -> None:
     expected = (means - means[:19].mean(axis=0)) / means[:19].std(axis=0)
     np.testing.assert_allclose(found[1:], expected)
     assert not found[0].any()
+
+
+def without(cases: Sequence[LabelledCase], genes: set[str]) -> list[LabelledCase]:
+    """Return the cases, of which every third lacks these genes."""
+    changed = []
+    for i, case in enumerate(cases):
+        assert case.case.rna is not None
+        values = {k: v for k, v in case.case.rna.values.items() if i % 3 or k not in genes}
+        changed.append(replace(case, case=replace(case.case, rna=Record(values, Path("rna")))))
+    return changed
+
+
+def test_baselines_see_the_genes_of_the_run(tmp_path: Path) -> None:
+    cases = without(make_cases(90), {"G28", "G29"})
+    tests = [np.arange(0, 90, 2), np.arange(1, 90, 2)]
+    panel = tmp_path / "panel.txt"
+    panel.write_text("\n".join(f"G{i}" for i in range(28)))
+    sets = tmp_path / "sets.csv"
+    sets.write_text("one,two\nG0,G1\n")
+
+    def risk(config: RnaConfig) -> FloatArray:
+        baselines = build_baselines(["rna"], SCHEMA, config)
+        return out_of_fold(baselines["RNA Cox, 20 components"], cases, tests)
+
+    with pytest.raises(CaseError, match=r"^case P003: rna: expected at most 0 of 30 genes missing"):
+        risk(RnaConfig())
+    for config, genes in (
+        (RnaConfig(max_missing=0.1), 30),
+        (RnaConfig(panel=panel), 28),
+        (RnaConfig(gene_sets=sets), 2),
+        (RnaConfig(gene_sets=sets, panel=panel), 28),
+    ):
+        assert len(Genes.of(config).spec(cases).genes) == genes
+        assert concordance(risk(config), cases) > 0.55
 
 
 def test_baselines_are_those_that_the_modalities_allow() -> None:

@@ -71,6 +71,12 @@ def test_labels_are_stripped_in_any_case(
     assert case.clinical == Record({"age": 72}, job / PATHS[CLINICAL])
 
 
+def test_the_expression_of_a_job_holds_genes_alone(job: Path) -> None:
+    write_json(job / PATHS[RNA], {**GENES, "event": 1, "Time": 7, "CASE_ID": 3, "": 0})
+    case = read_case(job, CHIMERA, warn=no_warning)
+    assert case.rna == Record(GENES, job / PATHS[RNA])
+
+
 def test_a_record_may_hold_nan_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "rna.json"
     path.write_bytes(b'\xef\xbb\xbf{"TP53": NaN, "RB1": 7.5}')

@@ -118,6 +118,16 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     refused(f"{beginning}'coo_matrix'")
 
 
+def test_outcomes_among_the_variables_are_no_genes(tmp_path: Path) -> None:
+    genes = ["G0", "event", "Time", "G3", "Progression", "", "G6"]
+    path = write_h5ad(tmp_path / "a.h5ad", expression(), genes=genes)
+    warnings: list[str] = []
+    tables = read_tables([Row("P001")], CHIMERA, rna=path, clinical=None, warn=warnings.append)
+    values = expression()[1]
+    assert dict(tables.rna["P001"].values) == {"G0": values[0], "G3": values[3], "G6": values[6]}
+    assert warnings == [f"{path}: left out as no genes: 'event', 'Time', 'Progression', ''"]
+
+
 def test_a_gene_twice_is_refused(tmp_path: Path) -> None:
     genes = ["G0", "G1", "G1", "G3", "G4", "G5", "G6"]
     path = write_h5ad(tmp_path / "a.h5ad", expression(), genes=genes)

@@ -64,7 +64,7 @@ def test_chimera_task3_holds_the_challenges_contract() -> None:
         "BRS",
     }  # fmt: skip
     assert clinical.labels == {
-        "progression", "time_to_prog_or_fuend", "time_to_hg_recur_or_fuend",
+        "event", "time", "progression", "time_to_prog_or_fuend", "time_to_hg_recur_or_fuend",
     }  # fmt: skip
     assert set(clinical.missing) >= {
         "-1", "-1.0", "na", "n/a", "nan", "none", "unknown", "unk", "", "?",
@@ -88,7 +88,7 @@ def test_leopard_holds_the_challenges_contract() -> None:
     output = interface.output
     assert output.path == "overall-survival-years.json"
     assert (output.unit, output.direction) == ("years", "time")
-    assert interface.clinical.labels == frozenset()
+    assert interface.clinical.labels == {"event", "time"}
 
 
 def test_every_shipped_preset_is_valid_and_named_by_its_file() -> None:

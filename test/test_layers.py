@@ -17,6 +17,7 @@ from model.fusion.layers import (
     Pairs,
     PairsConfig,
     StandIn,
+    Tanh,
     init_xavier,
     mlp,
 )
@@ -168,6 +169,16 @@ def test_pairs_join_every_pair_in_order() -> None:
     ]
     assert [part.shape[1] for part in expected] == [5, 4, 3]
     assert joined.equal(torch.cat(expected, dim=1))
+
+
+def test_tanh_is_torchs() -> None:
+    rows = torch.linspace(-30, 30, 10_001, requires_grad=True)
+    torch.testing.assert_close(Tanh()(rows), rows.tanh(), rtol=0, atol=2**-22)
+    (found,) = torch.autograd.grad(Tanh()(rows).sum(), rows)
+    (expected,) = torch.autograd.grad(rows.tanh().sum(), rows)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2**-21)
+    reduced = rows.bfloat16()
+    assert torch.equal(Tanh()(reduced), reduced.tanh())
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.7])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from job_files import CHIMERA
+from job_files import CHIMERA, PRESETS
 from synthetic import no_warning
 
 from model.case import Record, SlideFile
@@ -16,6 +16,7 @@ from model.manifest import Tables, build_case, read_manifest, read_tables
 from model.rna import RnaSpec
 from model.rows import SUFFIXES
 
+CHIMERA_GENES = PRESETS.parents[2] / "shared" / "data" / "chimera" / "gene_order_19359.txt"
 NO_TABLES = Tables(rna={}, clinical={})
 
 
@@ -80,6 +81,7 @@ def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
         ("", "expected columns case_id (separated by commas), found "),
         ("case_id;slide\nA;a\n", "expected columns case_id (separated by commas), found case_id;s"),
         ("case_id,a,a\nA,1,2\n", "expected each column once, found more of a"),
+        ("case_id,time,Time\nA,1,2\n", "expected each column once, found more of time"),
         ("case_id,a\nA,1\nB,1,2\n", "line 3: expected 2 cells, found 3"),
         ("case_id\nA\nB\nA\n", "expected each case once, found A 2 times"),
         ("case_id\n../A\n", "expected case ids that can name a file, found '../A'"),
@@ -168,6 +170,43 @@ def test_wide_tables_give_the_records_of_single_files(tmp_path: Path, suffix: st
     assert cases[1].clinical == Record({"age": "70", "sex": "Male"}, clinical_path)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_table_of_everything_gives_neither_outcome_nor_index_as_genes(
+    tmp_path: Path, suffix: str
+) -> None:
+    ours = {"Event": [1], "TIME": [7.5], "patient_id": [3], "Centre": [2], "Progression": [1]}
+    index = {"": [0], "Unnamed: 0": [0], "__index_level_0__": [0]}
+    path = write_table(
+        tmp_path / f"all{suffix}",
+        pd.DataFrame({**index, "case_id": ["A"], **ours, "age": [70], "TP53": [1.5]}),
+    )
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    warnings: list[str] = []
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=path, warn=warnings.append)
+    assert dict(tables.rna["A"].values) == {"age": 70, "TP53": 1.5}
+    assert not {"Event", "TIME", "Progression"} & set(tables.clinical["A"].values)
+    names = "'', 'Unnamed: 0', '__index_level_0__', 'Event', 'TIME' and 3 more"
+    assert warnings == [f"{path}: left out as no genes: {names}"]
+    # A bundle that knows its genes has nothing to be told.
+    read_tables(rows, CHIMERA, rna=path, clinical=None, genes={"TP53"}, warn=no_warning)
+
+
+def test_a_file_of_its_own_gives_no_outcome_as_genes(tmp_path: Path) -> None:
+    content = {"": 0, "Event": 1, "time": 7.5, "centre": 2, "Progression": 1, "age": 70}
+    write(tmp_path / "all.json", json.dumps(content))
+    path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,all.json,all.json\n")
+    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
+    assert case.rna == Record({"age": 70}, tmp_path / "all.json")
+    assert case.clinical == Record({"": 0, "centre": 2, "age": 70}, tmp_path / "all.json")
+
+
+@pytest.mark.skipif(not CHIMERA_GENES.is_file(), reason="the shared data folder is not here")
+def test_no_gene_of_chimera_is_taken_for_something_else() -> None:
+    genes = CHIMERA_GENES.read_text().split()
+    assert len(genes) == 19359
+    assert not CHIMERA.hidden("rna") & {gene.lower() for gene in genes}
+
+
 def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None:
     rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
     path = write(tmp_path / "rna.csv", "case_id,G1,G2,G3,G4\nA,,NA,nan,0\n")
@@ -175,6 +214,15 @@ def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None
     values = tables.rna["A"].values
     assert [np.isnan(values[gene]) for gene in ("G1", "G2", "G3", "G4")] == [True] * 3 + [False]
     assert values.get("G5") is None
+
+
+def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
+    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    path = write(tmp_path / "table.csv", "case_id,Kras,KRAS\nA,1,2\n")  # mouse and human
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+    assert dict(tables.rna["A"].values) == {"Kras": 1, "KRAS": 2}
+    with pytest.raises(ConfigError, match=r"expected each column once, found more of kras$"):
+        read_tables(rows, CHIMERA, rna=None, clinical=path, warn=no_warning)
 
 
 def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """A whole run from what hospitals have: a manifest, wide tables, somebody else's bags."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foreign_slides import embeddings_of, write_chimera
 
+from model.errors import CaseError
+from train import commands
 from train.__main__ import main
 
 RUN = """
@@ -83,6 +86,52 @@ def test_a_bundle_needs_neither_slides_nor_weights(
     assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 2  # X and Y
     assert main(["embed", config, "patches.mpp=1.0"]) == 1
     assert "made with other settings; use another folder" in capsys.readouterr().err
+
+
+def test_centres_of_one_case_each_are_told_before_training(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    header, *rows = manifest.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    alone = [",".join([row[0], f"site {row[0]}", *row[2:]]) for row in cells]
+    manifest.write_text("\n".join([header, *alone]))
+    split = ["folds.split=stratified", "folds.k=2"]
+    assert main(["fit", config, *split]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"{manifest}: expected events at which others of the same centre ")
+    assert "fold" not in told.out
+    nll = [f"output={tmp_path}/nll", "fit.loss=nll", "fit.bins=3"]  # compares nobody
+    assert main(["fit", config, *split, *nll]) == 0
+
+
+def test_baselines_that_fail_are_left_out(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = cycle(
+        [
+            CaseError("rna.csv", expected="genes", found="none", case_id="P00"),
+            ValueError("Found\narray"),
+            ArithmeticError("too large"),
+            np.linalg.LinAlgError("SVD did not converge"),
+        ]
+    )
+
+    def fail(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(commands, "out_of_fold", fail)
+    assert main(["fit", config]) == 0
+    told = capsys.readouterr().out
+    for name, reason in (
+        ("Kaplan-Meier", "case P00: rna.csv: expected genes, found none"),
+        ("clinical Cox", "Found array"),
+        ("RNA Cox, 20 components", "too large"),
+        ("RNA Cox, 1,000 genes", "SVD did not converge"),
+    ):
+        assert f"warning: baseline {name}: left out: {reason}\n" in told
+    assert (tmp_path / "run" / "bundle.safetensors").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_folds_of_another_split_are_never_mixed_in(

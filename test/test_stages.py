@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_threads_do_not_count_for_each_other() -> None:
     assert profile.seconds["main"] >= profile.seconds["thread"] >= 0.02
 
 
+def test_a_stage_is_busy_while_any_thread_is_in_it() -> None:
+    profile = Profile()
+
+    def work() -> None:
+        with profile.stage("encode"):
+            time.sleep(0.05)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work) for _ in range(4)]:
+            future.result()
+    passed = time.perf_counter() - started
+    time.sleep(0.05)
+    assert 0.1 <= profile.busy["encode"] <= passed < profile.seconds["encode"]
+
+
 def test_a_stage_that_fails_counts_and_the_one_around_it_goes_on() -> None:
     profile = Profile()
     with profile.stage("outer"):
@@ -76,7 +93,7 @@ def test_no_table_after_an_error() -> None:
 def test_a_job_tells_where_its_time_went(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     outcome = run_door(capfd, SAMPLE, tmp_path / "output", "--profile")
     title, *rows, total = outcome.err.splitlines()
-    assert title.split() == ["stage", "seconds", "%", "of", "all", "times"]
+    assert title.split() == ["stage", "seconds", "%", "busy", "times"]
     names = [row[:20].strip() for row in rows]
     assert set(names) == {
         "imports",

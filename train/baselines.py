@@ -5,7 +5,8 @@ any cases.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ from sksurv.util import Surv
 
 from model.batch import Modality
 from model.interface import ClinicalSchema
-from model.rna import Scale
 from train.cohort import outcomes
+from train.config import RnaConfig
 from train.folds import stratified_folds
 from train.losses import cox_nll
 from train.views import (
@@ -37,6 +38,7 @@ Score = Callable[[Cases], FloatArray]
 """Cases → risks (n,), higher = earlier event."""
 
 INNER_FOLDS = 4
+ALL_GENES = RnaConfig()
 
 
 class Baseline(Protocol):
@@ -81,7 +83,9 @@ class RidgeCox:
         scale[scale == 0] = 1.0
         # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
         u, s, axes = np.linalg.svd((x - x.mean(axis=0)) / scale, full_matrices=False)
-        kept = s > RANK_TOLERANCE * s[0]
+        kept = s > RANK_TOLERANCE * s.max(initial=0)
+        if not kept.any():  # nothing varies
+            return np.zeros((x.shape[1], len(self.spreads)))
         turned, outcome = (u * s)[:, kept], _sksurv(cases)
         penalties = [x.shape[1] / spread**2 for spread in self.spreads]
         fits = [
@@ -110,10 +114,14 @@ class Coxnet:
         """Choose the strength on the path, then fit all training cases."""
         columns = self.view.fit(cases)
         whole = self._path(columns(cases), cases)
-        best = _choose(
-            self.view, lambda x, rest: self._path(x, rest, alphas=whole.alphas_).coef_, cases
-        )
+        best = _choose(self.view, partial(self._along, alphas=whole.alphas_), cases)
         return lambda others: np.asarray(columns(others) @ whole.coef_[:, best])
+
+    def _along(self, x: FloatArray, cases: Cases, *, alphas: FloatArray) -> FloatArray:
+        """Return the coefficients (p, K), a column a strength."""
+        found = self._path(x, cases, alphas).coef_
+        # A path ends where six strengths bring it nothing; its last column stands for the rest.
+        return np.pad(found, ((0, 0), (0, len(alphas) - found.shape[1])), mode="edge")
 
     def _path(self, x: FloatArray, cases: Cases, alphas: FloatArray | None = None) -> Any:
         """Return scikit-survival's model, with coefficients (p, K)."""
@@ -199,23 +207,28 @@ def z_scored(score: Score, cases: Cases) -> Score:
 def build_baselines(
     modalities: Sequence[Modality],
     schema: ClinicalSchema,
-    scale: Scale = "log",
+    rna: RnaConfig = ALL_GENES,
     histology: View | None = None,
 ) -> dict[str, Baseline]:
     """Return the baselines that these modalities allow, by name.
 
+    `rna` says which genes they see, all but its `top_variance`: each has its own.
     `histology` is how they see slides: a table's features where it is None.
+
+    Raises:
+        ConfigError: The gene sets of `rna` cannot be read.
     """
-    clinical, genes = Clinical(schema), Genes(scale)
+    clinical = Clinical(schema)
     one: dict[str, Baseline] = {}
     parts: dict[Modality, View] = {}
     if "clinical" in modalities:
         parts["clinical"] = clinical
         one["clinical Cox"] = RidgeCox(clinical)
     if "rna" in modalities:
+        genes = Genes.of(rna)
         parts["rna"] = Components(genes)
         one["RNA Cox, 20 components"] = RidgeCox(parts["rna"])
-        one["RNA Cox, 1,000 genes"] = RidgeCox(Genes(scale, top_variance=1000))
+        one["RNA Cox, 1,000 genes"] = RidgeCox(replace(genes, top_variance=1000))
         one["RNA Coxnet"] = Coxnet(genes)
     if "slide" in modalities:
         parts["slide"] = Components(histology or Histology())

@@ -28,7 +28,8 @@ class LabelledCase:
     Attributes:
         event: True = the event was observed.
         time: To the event or the end of follow-up, in the task's unit.
-        centre: Cases of one centre share it; a stratum of folds and loss.
+        centre: Cases of one centre share it, as do those of none, which is empty; a stratum of
+            folds and loss.
         patient: Cases of one patient share it; None where the case id tells the patient.
     """
 
@@ -89,6 +90,43 @@ def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
         )
 
 
+def check_risk_sets(cases: Sequence[LabelledCase], source: str, *, warn: Warn) -> None:
+    """Refuse a cohort that Cox's loss, whose risk sets never cross two centres, learns nothing of.
+
+    Of each centre the last case to leave has nobody to be compared with; where nearly every case
+    has a centre of its own, as when ids are taken for centres, the loss is 0 from the start.
+
+    Args:
+        cases: To train on.
+        source: Where they come from.
+        warn: Told when most events are lost so.
+
+    Raises:
+        ConfigError: All are.
+    """
+    centres: dict[str, list[LabelledCase]] = {}
+    for case in cases:
+        centres.setdefault(case.centre, []).append(case)
+    events, lost = sum(case.event for case in cases), sum(map(_last_is_event, centres.values()))
+    if lost == events:
+        raise ConfigError(
+            f"{source}: expected events at which others of the same centre are at risk (the Cox "
+            f"loss compares these alone), found none of {events} in {len(centres)} centres"
+        )
+    if lost > events / 2:
+        warn(
+            f"{source}: {lost} of {events} events have nobody else of their centre at risk and "
+            f"teach the Cox loss nothing; are the {len(centres)} centres right?"
+        )
+
+
+def _last_is_event(cases: Sequence[LabelledCase]) -> bool:
+    """Tell whether the longest time is one case's alone, and an event."""
+    longest = max(case.time for case in cases)
+    last = [case for case in cases if case.time == longest]
+    return len(last) == 1 and last[0].event
+
+
 def outcomes(cases: Sequence[LabelledCase]) -> Outcome:
     """Return the cases' events and times, and whose they are."""
     return Outcome(
@@ -102,7 +140,8 @@ def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) ->
     """Read a folder, where the labels are in the clinical records.
 
     A folder whose name is another's with a trailing underscore is that patient again (the public
-    set has `3B_417_`), and is left out. The centre is the id's part before the underscore.
+    set has `3B_417_`), and is left out. The centre is the id's part before the first underscore;
+    an id without one names none.
     """
     if config.rna_table or config.clinical_table:
         raise ConfigError(
@@ -117,7 +156,7 @@ def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) ->
             warn(f"{case.case_id}: left out as a duplicate of {original}")
             continue
         event, time = _download_labels(case, interface)
-        centre = case.case_id.partition("_")[0]
+        centre = original.partition("_")[0] if "_" in original else ""
         labelled.append(LabelledCase(case, event, time * _factor(config, interface), centre))
     return labelled
 

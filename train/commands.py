@@ -16,7 +16,7 @@ import torch
 
 from model import __version__
 from model.bundle import Bundle
-from model.errors import ConfigError, Warn
+from model.errors import ConfigError, TriSurvError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
 from model.interface import Interface, read_interface
@@ -115,7 +115,7 @@ def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, 
     """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
     settings = read_settings(run.config.fusion.name, run.config.fusion.settings)
     baselines = build_baselines(
-        settings.modalities, run.interface.clinical, run.config.rna.scale, MeanEmbedding(run.bags)
+        settings.modalities, run.interface.clinical, run.config.rna, MeanEmbedding(run.bags)
     )
     tests = [result.test for result in results]
     risks = []
@@ -123,8 +123,9 @@ def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, 
         started = time.monotonic()
         try:
             risks.append((name, out_of_fold(baseline, run.cases, tests)))
-        except ConfigError as error:  # a small cohort has no baseline rather than no bundle
-            warn(f"baseline {name}: left out: {error}")
+        except (TriSurvError, ValueError, ArithmeticError) as error:
+            # Where one cannot be fitted there is no such baseline, rather than no bundle.
+            warn(f"baseline {name}: left out: {' '.join(str(error).split())}")
             continue
         say(f"baseline {name}: {time.monotonic() - started:.0f} s")
     return risks

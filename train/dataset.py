@@ -13,7 +13,7 @@ from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
-from model.errors import ConfigError, Warn
+from model.errors import ConfigError, Warn, about_case
 from model.fusion import FUSIONS, build_fusion, read_settings
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
@@ -22,7 +22,7 @@ from model.patches import PatchSpec
 from model.rna import RnaSpec
 from train.cohort import LabelledCase
 from train.config import RnaConfig, TrainConfig
-from train.gene_sets import all_genes, place_gene_sets, read_gene_sets
+from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets
 from train.text_encoder import load_text_encoder
 
 
@@ -158,14 +158,23 @@ def start_member(
     return Member(fusion, rna, clinical, risk_mean=0.0, risk_sd=1.0, clinical_text=text)
 
 
+def read_genes(config: RnaConfig) -> tuple[GeneSets, tuple[str, ...] | None]:
+    """Return a run's gene sets, none where no file is named, and its panel, None for all genes.
+
+    Raises:
+        ConfigError: The gene sets cannot be read.
+    """
+    sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
+    if config.panel is not None:
+        return sets, tuple(config.panel.read_text().split())
+    return sets, tuple(all_genes(sets)) or None
+
+
 def _fit_rna(
     cases: Sequence[LabelledCase], config: RnaConfig
 ) -> tuple[RnaSpec, dict[str, tuple[int, ...]]]:
     """Fit the RNA's preprocessing; return with it where the gene sets' genes are in its order."""
-    sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
-    panel = all_genes(sets) or None
-    if config.panel is not None:
-        panel = config.panel.read_text().split()
+    sets, panel = read_genes(config)
     rna = RnaSpec.fit(
         [case.case.rna for case in cases if case.case.rna is not None],
         scale=config.scale,
@@ -198,7 +207,7 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
     centres = sorted({case.centre for case in cases})
     return Fold(
         case_ids=tuple(case.case_id for case in cases),
-        inputs=tuple(member.inputs(case.case, None, warn=warn) for case in cases),
+        inputs=tuple(_inputs(member, case, warn=warn) for case in cases),
         bags=bags,
         dims=member.fusion.dims,
         optional=config.optional,
@@ -206,6 +215,12 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
         time=torch.tensor([case.time for case in cases], dtype=torch.float64),
         strata=torch.tensor([centres.index(case.centre) for case in cases]),
     )
+
+
+def _inputs(member: Member, case: LabelledCase, *, warn: Warn) -> CaseInputs:
+    """Return a case's tensors, all but the bag; a table's row alone would not name the case."""
+    with about_case(case.case_id):
+        return member.inputs(case.case, None, warn=warn)
 
 
 def subsample(case: CaseInputs, max_patches: int | None, rng: np.random.Generator) -> CaseInputs:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from model.case import Record
 from model.clinical import ClinicalSpec
+from model.errors import about_case
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec, Scale
 from train.cohort import LabelledCase
-from train.dataset import Bags
+from train.config import RnaConfig
+from train.dataset import Bags, read_genes
 from train.tables import fit_histology, histology_bag
 
 FloatArray = npt.NDArray[np.float64]
@@ -55,10 +57,25 @@ class Clinical:
 
 @dataclass(frozen=True)
 class Genes:
-    """Standardised expression, of the genes that vary most where `top_variance` says how many."""
+    """Standardised expression, of the genes that vary most where `top_variance` says how many.
+
+    `panel` and `max_missing` are those of RnaSpec.
+    """
 
     scale: Scale = "log"
     top_variance: int | None = None
+    panel: tuple[str, ...] | None = None
+    max_missing: float = 0.01
+
+    @classmethod
+    def of(cls, config: RnaConfig) -> "Genes":
+        """Return the view of all genes that a run may use.
+
+        Raises:
+            ConfigError: Its gene sets cannot be read.
+        """
+        _, panel = read_genes(config)
+        return cls(config.scale, panel=panel, max_missing=config.max_missing)
 
     def fit(self, cases: Cases) -> Columns:
         """Fit the genes' means and standard deviations on the training cases that have RNA."""
@@ -68,7 +85,13 @@ class Genes:
     def spec(self, cases: Cases) -> RnaSpec:
         """Return what `fit` fits; its genes are the columns."""
         records = [case.case.rna for case in cases if case.case.rna is not None]
-        return RnaSpec.fit(records, scale=self.scale, top_variance=self.top_variance)
+        return RnaSpec.fit(
+            records,
+            scale=self.scale,
+            panel=self.panel,
+            top_variance=self.top_variance,
+            max_missing=self.max_missing,
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,8 @@ def _rows(
     """Return one row a case (n, width), zeros where it has none."""
     rows = np.zeros((len(cases), width))
     for row, case in zip(rows, cases, strict=True):
-        vector = vector_of(case)
+        with about_case(case.case_id):
+            vector = vector_of(case)
         if vector is not None:
             row[:] = vector
     return rows

@@ -115,31 +115,33 @@ def plain(patches: Any) -> Callable[[], object]:
     return step
 
 
-def build(precision: str, *, vit: bool) -> Any:
-    """Return our encoder; a ViT-L has random weights."""
+def build(precision: str, *, vit: bool, device: str = "cpu") -> Any:
+    """Return our encoder; a ViT-L has random weights, the same each time."""
     import torch
 
     from model.encoder import ENCODERS, Encoder, build_network, load_encoder
 
     spec = ENCODERS["uni" if vit else "efficientnet_lite0"]
     spec = spec.model_copy(update={"precision": precision})
-    device = torch.device("cpu")
     if not vit:
-        return load_encoder(spec, weights_dirs=[], device=device)
+        return load_encoder(spec, weights_dirs=[], device=torch.device(device))
+    torch.manual_seed(0)
     network = build_network(spec)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             torch.nn.init.constant_(parameter, LAYER_SCALE)
-    return Encoder(spec, network, Path(), device)
+    return Encoder(spec, network, Path(), torch.device(device))
 
 
 def product_gflop_rate(precision: str) -> float:
-    """Return GFLOP a CPU second of one large product, as a linear layer makes it."""
+    """Return GFLOP a CPU second of one large product, its weights laid out beforehand."""
     import torch
+
+    from model.precision import PackedLinear
 
     rows, inputs, outputs = PRODUCT
     dtype = getattr(torch, precision)
-    layer = torch.nn.Linear(inputs, outputs, dtype=dtype).requires_grad_(False)
+    layer = PackedLinear(torch.nn.Linear(inputs, outputs, dtype=dtype).requires_grad_(False))
     values = torch.randn(rows, inputs, dtype=dtype)
     return 2 * rows * inputs * outputs / 1e9 / best_of(10, lambda: layer(values))
 
