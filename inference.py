@@ -11,9 +11,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from model.messages import counted, describe_interval
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
+    if isinstance(sys.stdout, TextIOWrapper):  # a failure to print is none to score
+        sys.stdout.reconfigure(errors="backslashreplace")
     prepare_process()
     codes = [1]  # unless the command comes to its end
     attempt(lambda: codes.append(options.command(options)), options.input)
@@ -93,7 +97,7 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
     add("--embeddings", type=Path, help="bags to use; new ones are left there")
     add("--explain", type=Path, help="where to write a folder a case: what its risk came from")
-    add("--workers", type=int, default=None, help="processes; a GPU or four cores each if not said")
+    add("--workers", type=positive, default=None, help="processes; else one a GPU or four cores")
     add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
     add("--dry-run", action="store_true", default=False, help="only say what would fail")
     add(
@@ -104,8 +108,17 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0, as argparse wants it done."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
 def attempt(step: Callable[[], None], where: Path) -> str | None:
     """Take a step; should it fail, tell stderr and return the reason in one sentence."""
+    from model.errors import one_line
+
     try:
         step()
     except Exception as error:  # noqa: BLE001  the door is the one place that catches everything
@@ -118,6 +131,10 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
 
 def score_job(options: argparse.Namespace) -> int:
     """Score one job: the platform's exec container."""
+    from model.interface import read_presets
+
+    # Which challenge's answer it would be is not known before the bundle is read, which may fail.
+    clear_answers(options.output, read_presets(RESOURCES / "interfaces"))
     with profiled(sys.stderr if options.profile else None):
         predictor, interface = load(options)
         score(predictor, interface, options)
@@ -150,7 +167,8 @@ def score_manifest(options: argparse.Namespace) -> int:
         workforce = ray_workers(options.ray, options.workers, device=options.device)
     else:
         workforce = local_workers(options.workers, device=options.device)
-    print(f"{workforce.count} workers on {workforce.kind}, {workforce.threads} threads each")
+    workers, threads = counted(workforce.count, "worker"), counted(workforce.threads, "thread")
+    print(f"{workers} on {workforce.kind}, {threads} each")
     counts = (check_cohort if options.dry_run else score_cohort)(
         Cohort(
             manifest=options.input,
@@ -172,7 +190,8 @@ def score_manifest(options: argparse.Namespace) -> int:
         progress=progress_on(sys.stderr),
     )
     scored = counts.done - counts.failed
-    print(f"{counts.cases:,} cases: {scored:,} without an error, {counts.failed:,} with one")
+    cases = counted(counts.cases, "case")
+    print(f"{cases}: {scored:,} without an error, {counts.failed:,} with one")
     if not options.dry_run:
         print(f"wrote {options.output}/predictions.csv, .parquet and report.html")
     if counts.failed:
@@ -190,7 +209,8 @@ def read_bundle_manifest(options: argparse.Namespace) -> "tuple[Path, Manifest]"
     path = options.bundle or find_bundle()
     manifest = read_manifest(path)
     encoder = manifest.encoder.id if manifest.encoder else "no encoder"
-    print(f"bundle {path}: {manifest.fusion}, {len(manifest.members)} members, {encoder}")
+    members = counted(len(manifest.members), "member")
+    print(f"bundle {path}: {manifest.fusion}, {members}, {encoder}")
     return path, manifest
 
 
@@ -200,12 +220,11 @@ def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
         import torch
 
         from model.bundle import Bundle
-        from model.predictor import Predictor
+        from model.predictor import Predictor, count_gpus
 
     bundle_path, manifest = read_bundle_manifest(options)
     interface = find_interface(bundle_path, manifest)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if options.device == "auto" else options.device)
+    device = torch.device("cuda" if count_gpus(options.device) else "cpu")
     with stage("load"):
         bundle = Bundle.load(bundle_path)
         predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
@@ -228,10 +247,7 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
     """Read the job, predict its time and write it."""
     from model.case import read_case, write_prediction
 
-    # A case that fails must not leave the answer of the one before it. What cannot be removed
-    # cannot be replaced either, and writing says so.
-    with suppress(OSError):
-        (options.output / interface.output.path).unlink()
+    clear_answers(options.output, [interface])
     with stage("inputs"):
         case = read_case(options.input, interface, warn=print_warning)
     prediction = predictor.predict(case, progress=progress_printer("patches embedded"))
@@ -239,28 +255,26 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
         print_warning(warning)
     with stage("write"):
         path = write_prediction(prediction, interface, options.output)
-    low, high = prediction.interval
+    interval = describe_interval(prediction.interval, predictor.bundle.mapping.tau)
     print(
         f"case {case.case_id}: {prediction.time:.1f} {prediction.unit} to the event "
-        f"(80 % interval {low:.1f} to {high:.1f}) from {', '.join(prediction.modalities)}"
+        f"(80 % interval {interval}) from {', '.join(prediction.modalities)}"
     )
     print(f"wrote {path}", flush=True)
+
+
+def clear_answers(output: Path, interfaces: "Sequence[Interface]") -> None:
+    """Remove what the case before may have left: one that fails has no answer."""
+    for interface in interfaces:
+        # What cannot be removed cannot be replaced either, and writing says so.
+        with suppress(OSError):
+            (output / interface.output.path).unlink()
 
 
 def find_bundle() -> Path:
     """Return the user's mounted bundle, or the image's own."""
     mounted = MOUNTED / "bundle.safetensors"
     return mounted if mounted.is_file() else RESOURCES / "bundle.safetensors"
-
-
-def one_line(error: Exception, where: Path) -> str:
-    """Say in one sentence why there is no prediction."""
-    from model.errors import TriSurvError
-
-    if isinstance(error, TriSurvError):
-        return str(error)
-    reason = " ".join(str(error).split()) or "no message"
-    return f"{where}: unexpected {type(error).__name__}: {reason}"
 
 
 def print_warning(text: str) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import CaseError, Warn, about_case
+from model.errors import CaseError, Warn, about_case, about_files
 from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
 
 NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
@@ -79,19 +79,18 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         warn: Takes each warning.
 
     Raises:
-        CaseError: `inputs.json` or a record cannot be read, or a required socket is absent.
+        CaseError: `inputs.json` or a record cannot be read, a required socket is absent, or the
+            job lists unknown ones alone.
     """
-    items = _read_inputs(input_dir, interface)
+    items = _read_inputs(input_dir, interface, warn)
     with about_case(_case_id(input_dir, interface, items, ())):
-        files = {
-            socket.slug: _find_image(input_dir, socket, items, warn)
-            for socket in (*interface.of("slide"), *interface.of("mask"))
+        masks = {
+            mask.slide: _find_mask(input_dir, mask, items, warn) for mask in interface.of("mask")
         }
-        masks = {mask.slide: files[mask.slug] for mask in interface.of("mask")}
         slides = tuple(
             SlideFile(path, masks.get(socket.slug))
             for socket in interface.of("slide")
-            if (path := files[socket.slug]) is not None
+            if (path := _find_image(input_dir, socket, items, warn)) is not None
         )
         return Case(
             case_id=_case_id(input_dir, interface, items, slides),
@@ -136,7 +135,7 @@ def read_json(path: Path) -> object:
         raise CaseError(path, expected="a JSON file", found="no file") from None
     except OSError as error:
         raise CaseError(path, expected="a readable JSON file", found=error.strerror) from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # no JSON, no text, or too many brackets
         raise CaseError(path, expected="valid JSON", found=error) from error
     return content
 
@@ -180,8 +179,11 @@ def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
     return label_value(values, schema.event), label_value(values, schema.time)
 
 
-def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, object]] | None:
-    """Return slug → item for the interface's sockets, or None without `inputs.json`."""
+@about_files()
+def _read_inputs(
+    input_dir: Path, interface: Interface, warn: Warn
+) -> dict[str, dict[str, object]] | None:
+    """Return slug → item, or None without `inputs.json`."""
     path = input_dir / "inputs.json"
     if not path.is_file():
         if not input_dir.is_dir():
@@ -191,19 +193,14 @@ def _read_inputs(input_dir: Path, interface: Interface) -> dict[str, dict[str, o
     if not isinstance(content, list):
         kind = type(content).__name__
         raise CaseError(path, expected="a JSON list with an item a socket", found=f"a {kind}")
-    known = {socket.slug for socket in interface.sockets}
     items: dict[str, dict[str, object]] = {}
     for item in content:
         # The platform wrote only `interface` until December 2025; new jobs have both.
         socket = (item.get("socket") or item.get("interface")) if isinstance(item, dict) else None
         if not isinstance(socket, dict) or not isinstance(socket.get("slug"), str):
             raise CaseError(path, expected="items with a socket and its slug", found=item)
-        if socket["slug"] in known:
-            items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}
-    for socket in interface.sockets:
-        if socket.required and socket.slug not in items:
-            received = ", ".join(sorted(items)) or "none of its sockets"
-            raise CaseError(path, expected=f"socket {socket.slug}", found=received)
+        items[socket["slug"]] = {**item, "relative_path": socket.get("relative_path")}
+    interface.check_slugs(path, set(items), warn=warn)
     return items
 
 
@@ -223,6 +220,7 @@ def _location(
     return input_dir / str(items[socket.slug]["relative_path"] or socket.path)
 
 
+@about_files()
 def _find_image(
     input_dir: Path,
     socket: Socket,
@@ -234,7 +232,7 @@ def _find_image(
     if folder is None or folder.is_file():
         return folder
     files = folder.iterdir() if folder.is_dir() else ()
-    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(path for path in files if _is_image(path))
     if not images:
         if items is None and not socket.required:
             return None
@@ -244,6 +242,30 @@ def _find_image(
     return images[0]
 
 
+def _find_mask(
+    input_dir: Path,
+    socket: Socket,
+    items: Mapping[str, dict[str, object]] | None,
+    warn: Warn,
+) -> Path | None:
+    """Return the mask of a socket's folder; a case can do without one that cannot be had."""
+    try:
+        return _find_image(input_dir, socket, items, warn)
+    except CaseError as error:
+        if socket.required:
+            raise
+        warn(f"{error}; tissue is found by its colour instead")
+        return None
+
+
+def _is_image(path: Path) -> bool:
+    """Say whether a file is an image by its name; macOS leaves `._name.tif` beside `name.tif`."""
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+@about_files()
 def _socket_record(
     input_dir: Path,
     interface: Interface,

@@ -21,6 +21,7 @@ from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, score_rows
 from model.errors import Warn
 from model.manifest import Row, Tables, list_cases, read_tables
+from model.messages import counted
 from model.weights import sha256_of
 
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
@@ -168,7 +169,7 @@ def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list
         genes=frozenset(gene for member in members if member.rna for gene in member.rna.genes),
         warn=warn,
     )
-    say(f"{cohort.manifest}: {len(rows):,} cases{_inventory(rows, tables)}")
+    say(f"{cohort.manifest}: {counted(len(rows), 'case')}{_inventory(rows, tables)}")
     return rows, tables
 
 

@@ -10,10 +10,8 @@ from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from typing import ClassVar
 
-import torch
-
 from model.cohort_workers import CORES_PER_WORKER, Answer, Workforce
-from model.errors import ConfigError
+from model.predictor import count_gpus
 
 
 def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:
@@ -22,9 +20,7 @@ def local_workers(count: int | None = None, *, device: str = "auto") -> Workforc
     Raises:
         ConfigError: The device is not there.
     """
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if not gpus and device not in ("auto", "cpu"):
-        raise ConfigError(f"device: expected {device}, found no GPU that torch can use")
+    gpus = count_gpus(device)
     cores = len(os.sched_getaffinity(0))
     count = count or gpus or max(1, cores // CORES_PER_WORKER)
     return Workforce(

@@ -4,19 +4,22 @@ import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
 from model.cohort_bags import BagPredictor
 from model.cohort_check import check_case
-from model.errors import CaseError, TriSurvError, Warn
+from model.errors import CaseError, TriSurvError, Warn, printable
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
+
+Printable = Annotated[str, AfterValidator(printable)]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Result(BaseModel):
     survival: dict[int, float] = {}
     interval: tuple[float, float] | None = None
     modalities: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    error: str = ""
-    traceback: str = ""
+    warnings: tuple[Printable, ...] = ()
+    error: Printable = ""
+    traceback: Printable = ""
     died: bool = False
     seconds: float | None = None
 

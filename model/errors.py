@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -46,6 +47,17 @@ def about_case(case_id: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def about_files() -> Iterator[None]:
+    """Turn an OSError that comes out of the block into a CaseError that names its file."""
+    try:
+        yield
+    except OSError as error:
+        raise CaseError(
+            error.filename, expected="a readable file or folder", found=error.strerror
+        ) from error
+
+
 class BundleError(TriSurvError):
     """A bundle that cannot be loaded, or does not fit what it is asked to do."""
 
@@ -64,3 +76,23 @@ def first_problem(error: ValidationError, *, whole: str = "") -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     return f"{field or whole}: {first['msg']}"
+
+
+def printable(text: str) -> str:
+    """Return text in characters that UTF-8 has: names of files and cases may hold others."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def one_line(error: Exception, where: Path) -> str:
+    """Say in one printable sentence why there is no prediction.
+
+    Args:
+        error: Whatever was raised.
+        where: Named for an error that nobody foresaw.
+    """
+    if isinstance(error, TriSurvError):
+        text = str(error)
+    else:
+        reason = " ".join(str(error).split()) or "no message"
+        text = f"{where}: unexpected {type(error).__name__}: {reason}"
+    return printable(text)

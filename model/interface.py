@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model.errors import ConfigError, first_problem
+from model.errors import CaseError, ConfigError, Warn, first_problem
 
 Unit = Literal["months", "years"]
 MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
@@ -141,6 +141,27 @@ class Interface(BaseModel):
                 raise ValueError(f"mask {socket.slug} names no slide socket: {socket.slide}")
         return self
 
+    def check_slugs(self, path: Path, received: set[str], *, warn: Warn) -> None:
+        """Check which sockets a job's `inputs.json` lists, and warn of those that are not ours.
+
+        A file at a socket's usual place counts as absent where the job lists it under another slug:
+        by the platform's rules the slug says what a file is, and the path only where it lies.
+
+        Raises:
+            CaseError: A required socket is absent, or the job lists unknown ones alone.
+        """
+        known = {socket.slug for socket in self.sockets}
+        ignored, absent = ", ".join(sorted(received - known)), ", ".join(sorted(known - received))
+        for socket in self.sockets:
+            if socket.required and socket.slug not in received:
+                found = ", ".join(sorted(received)) or "none"
+                raise CaseError(path, expected=f"socket {socket.slug}", found=found)
+        if received and not received & known:
+            raise CaseError(path, expected=f"one of the sockets {absent}", found=ignored)
+        if ignored:
+            lacking = f"; not received {absent}" if absent else ""
+            warn(f"{path}: ignored sockets {ignored}{lacking}")
+
     def of(self, modality: str) -> tuple[Socket, ...]:
         """List the sockets of one modality, in the file's order."""
         return tuple(socket for socket in self.sockets if socket.modality == modality)
@@ -170,3 +191,12 @@ def read_interface(name: str, folders: Sequence[Path]) -> Interface:
                 raise ConfigError(f"{path}: {problem}") from error
     looked = ", ".join(str(folder) for folder in folders)
     raise ConfigError(f"interface {name!r}: expected {name}.json in {looked}, found none")
+
+
+def read_presets(folder: Path) -> list[Interface]:
+    """Read all presets of a folder.
+
+    Raises:
+        ConfigError: One of them is not valid.
+    """
+    return [read_interface(path.stem, [folder]) for path in sorted(folder.glob("*.json"))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.case import Case, Record, SlideFile, expression, read_case, read_record
-from model.errors import ConfigError, Warn, about_case
+from model.errors import ConfigError, Warn, about_case, about_files
 from model.interface import FILE_COLUMNS, Interface
 from model.records import read_expression, read_fields
 from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
@@ -51,11 +51,13 @@ class Tables:
         )
 
 
+@about_files()
 def list_cases(path: Path, interface: Interface) -> list[Row]:
     """List the cases of a manifest, of a folder of jobs, or of a download.
 
     Raises:
         ConfigError: It is none of them, or has no case.
+        CaseError: A folder cannot be read.
     """
     if not path.is_dir():
         return read_manifest(path)
@@ -84,25 +86,38 @@ def read_manifest(path: Path) -> list[Row]:
 
 
 def list_jobs(root: Path, interface: Interface) -> list[Row]:
-    """List the Grand Challenge jobs that lie in a folder, each named after its own folder."""
+    """List the Grand Challenge jobs that lie in a folder, each named after its own folder.
+
+    Beside jobs, an empty folder counts as one, as does one that may not be read: whoever scores it
+    is told what it lacks.
+    """
     places = ("inputs.json", *(socket.path for socket in interface.sockets))
-    return [
-        Row(folder.name, job=folder)
-        for folder in _folders(root)
-        if any((folder / place).exists() for place in places)
-    ]
+    folders = _folders(root)
+    empty = {folder for folder in folders if _is_empty(folder)}
+    jobs = {
+        folder
+        for folder in folders
+        if folder not in empty and any((folder / place).exists() for place in places)
+    }
+    return [Row(folder.name, job=folder) for folder in sorted(jobs | empty)] if jobs else []
 
 
+@about_files()
 def list_download(root: Path) -> list[Row]:
     """List the cases of a folder in the layout of the CHIMERA download.
 
     Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
-    CD.json,RNA.json}`; `root` may also be the `data` folder itself.
+    CD.json,RNA.json}`; `root` may also be the `data` folder itself. Suffixes may be in upper case.
+
+    Raises:
+        CaseError: A folder cannot be read.
     """
     rows = []
     for folder in _folders(root / "data" if (root / "data").is_dir() else root):
+        # Sorted, so that of two names that differ in this alone the one in lower case is taken.
+        files = {path.stem + path.suffix.lower(): path for path in sorted(folder.iterdir())}
         slide, mask, rna, clinical = (
-            path if (path := folder / f"{folder.name}_{part}").is_file() else None
+            path if (path := files.get(f"{folder.name}_{part}")) and path.is_file() else None
             for part in ("HE.tif", "HE_mask.tif", "RNA.json", "CD.json")
         )
         slides = () if slide is None else (SlideFile(slide, mask),)
@@ -115,7 +130,7 @@ def read_download(root: Path, interface: Interface, *, warn: Warn) -> list[Case]
     """Read every case of a folder in the layout of the CHIMERA download, sorted by id.
 
     Raises:
-        CaseError: A record cannot be read.
+        CaseError: A record or a folder cannot be read.
     """
     return [build_case(row, interface, Tables(), warn=warn) for row in list_download(root)]
 
@@ -203,3 +218,11 @@ def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Say whether nothing is to be seen in a folder."""
+    try:
+        return not list(folder.iterdir())
+    except OSError:
+        return True

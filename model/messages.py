@@ -1,4 +1,4 @@
-"""Lists of names, and one line of what members say of one case, each with numbers of its own."""
+"""Lines for people: lists, numbers with their nouns, and what members say, on one line."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,25 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     """List the first of many names."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 worker" or "2 workers"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def describe_interval(ends: tuple[float, float], follow_up: float) -> str:
+    """Say from when to when an event is expected.
+
+    Args:
+        ends: As `TimeMapping.interval` gives them: at most `follow_up`, and there not before then.
+        follow_up: When the follow-up ends that is answered for. A mean until then, as `rmst` is,
+            comes before an interval that begins with it.
+    """
+    low, high = ends
+    if low >= follow_up:
+        return f"not before {low:.1f}, the end of the follow-up"
+    return f"{low:.1f} to {high:.1f}{' or later' if high >= follow_up else ''}"
 
 
 def merge_messages(messages: Iterable[str]) -> list[str]:

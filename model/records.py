@@ -11,7 +11,8 @@ import numpy.typing as npt
 from model.case import Record, has_value
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
-from model.rows import Cells, as_text, check_columns, read_header, read_lines, some
+from model.messages import some
+from model.rows import Cells, as_text, check_columns, read_header, read_lines
 
 
 def read_expression(

@@ -13,6 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from model.errors import ConfigError
+from model.messages import some
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -100,12 +101,6 @@ def check_ids(path: Path, case_ids: Sequence[str]) -> None:
             raise ConfigError(f"{path}: expected case ids that can name a file, found {case_id!r}")
         if count > 1:
             raise ConfigError(f"{path}: expected each case once, found {case_id} {count} times")
-
-
-def some(names: Sequence[str], limit: int = 5) -> str:
-    """List the first of many names."""
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _csv_lines(path: Path) -> Iterator[Cells]:

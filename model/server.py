@@ -29,6 +29,8 @@ Score = Callable[[], str | None]
 GRACE_SECONDS = 2
 """For a case in flight, out of the five between the platform's SIGTERM and its SIGKILL."""
 
+MOST_PORT = 65535
+
 # The platform shows whatever is on stderr as a problem.
 LOGGING = LOGGING_CONFIG | {
     "handlers": {
@@ -46,8 +48,10 @@ def serve(score: Score, *, port: int) -> None:
         port: On all of the machine's addresses.
 
     Raises:
-        ConfigError: The port cannot be had.
+        ConfigError: The port is none, or cannot be had.
     """
+    if not 0 <= port <= MOST_PORT:
+        raise ConfigError(f"port: expected 0 to {MOST_PORT}, found {port}")
     try:
         listener = socket.create_server(("0.0.0.0", port))
     except OSError as error:

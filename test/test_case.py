@@ -1,5 +1,6 @@
 """Reading a Grand Challenge job: sockets, images, the case's id."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from job_files import (
 )
 
 from model.case import Record, SlideFile, read_case
-from model.errors import CaseError
+from model.errors import CaseError, Warn
 from model.interface import Interface, read_interface
 
 LEOPARD = read_interface("leopard", [PRESETS])
@@ -34,9 +35,9 @@ def job(tmp_path: Path) -> Path:
     return make_job(tmp_path / "input")
 
 
-def check_whole_case(job: Path) -> str:
+def check_whole_case(job: Path, *, warn: Warn = no_warning) -> str:
     """Check that the job's four inputs are found, and return the case's id."""
-    case = read_case(job, CHIMERA, warn=no_warning)
+    case = read_case(job, CHIMERA, warn=warn)
     slide = job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif"
     assert case.slides == (SlideFile(slide, job / PATHS[MASK] / f"{MASK_UUID}.tif"),)
     assert case.rna == Record(GENES, job / PATHS[RNA])
@@ -64,10 +65,22 @@ def test_the_items_order_has_no_meaning(job: Path) -> None:
     check_whole_case(job)
 
 
-def test_unknown_slugs_are_ignored(job: Path) -> None:
+def test_unknown_slugs_are_ignored_with_a_warning(job: Path) -> None:
     other = socket_item("a-text-of-next-year", "a-text-of-next-year.json", value={"a": 1})
     write_inputs(job, [other, *chimera_items()])
-    check_whole_case(job)
+    warnings: list[str] = []
+    check_whole_case(job, warn=warnings.append)
+    assert warnings == [f"{job}/inputs.json: ignored sockets a-text-of-next-year"]
+
+
+def test_a_job_of_unknown_slugs_alone_is_an_error_that_names_them(job: Path) -> None:
+    write_inputs(job, [socket_item(slug, "images/x") for slug in ("wsi", "a-mask")])
+    with pytest.raises(CaseError) as caught:
+        read_case(job, CHIMERA, warn=no_warning)
+    assert str(caught.value) == (
+        f"{job}/inputs.json: expected one of the sockets {', '.join(sorted(PATHS))}, "
+        "found a-mask, wsi"
+    )
 
 
 def test_without_inputs_json_the_presets_paths_hold(job: Path) -> None:
@@ -100,9 +113,11 @@ def test_an_item_without_a_relative_path_is_read_at_the_presets(job: Path) -> No
 def test_the_slug_is_cut_at_50_characters_and_the_path_is_not(job: Path) -> None:
     assert len(CLINICAL) == 50
     assert CLINICAL in {socket.slug for socket in CHIMERA.sockets}
-    uncut = [socket_item(PATHS[CLINICAL].removesuffix(".json"), PATHS[CLINICAL])]
-    write_inputs(job, uncut)
-    assert read_case(job, CHIMERA, warn=no_warning).clinical is None
+    uncut = PATHS[CLINICAL].removesuffix(".json")
+    write_inputs(job, [*chimera_items()[:3], socket_item(uncut, PATHS[CLINICAL])])
+    warnings: list[str] = []
+    assert read_case(job, CHIMERA, warn=warnings.append).clinical is None
+    assert warnings == [f"{job}/inputs.json: ignored sockets {uncut}; not received {CLINICAL}"]
 
 
 def test_an_input_that_the_job_does_not_list_is_absent_even_if_a_file_lies_there(job: Path) -> None:
@@ -136,21 +151,85 @@ def test_two_images_in_a_folder_warn_and_the_first_by_name_is_used(job: Path) ->
     ]
 
 
-@pytest.mark.parametrize("slug", [SLIDE, MASK])
-@pytest.mark.parametrize("folder", ["empty", "absent", "of other files"])
-def test_a_listed_image_without_a_file_is_an_error(job: Path, slug: str, folder: str) -> None:
-    for path in (job / PATHS[slug]).iterdir():
+NO_IMAGES: dict[str, Callable[[Path], object]] = {
+    "._slide.tif": write_image,  # macOS's note of where the file came from
+    "0-folder.tif": Path.mkdir,
+    "0-link.tif": lambda path: path.symlink_to("gone.tif"),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_passed_over(job: Path, name: str) -> None:
+    NO_IMAGES[name](job / PATHS[SLIDE] / name)
+    check_whole_case(job)
+
+
+def lose_image(folder: Path, left: str) -> None:
+    """Take the image out of a folder."""
+    for path in folder.iterdir():
         path.unlink()
-    if folder == "absent":
-        (job / PATHS[slug]).rmdir()
-    if folder == "of other files":
-        (job / PATHS[slug] / "notes.txt").write_text("the slide is in the post")
+    if left == "no folder":
+        folder.rmdir()
+    if left == "other files":
+        (folder / "notes.txt").write_text("the slide is in the post")
+
+
+LEFT = pytest.mark.parametrize("left", ["nothing", "no folder", "other files"])
+
+
+@LEFT
+def test_a_listed_slide_without_a_file_is_an_error(job: Path, left: str) -> None:
+    lose_image(job / PATHS[SLIDE], left)
     write_inputs(job, chimera_items())
     with pytest.raises(CaseError) as caught:
         read_case(job, CHIMERA, warn=no_warning)
     assert str(caught.value) == (
-        f"case 3A_001_HE: {job / PATHS[slug]}: expected one image (.tif or .mha), found none"
+        f"case 3A_001_HE: {job / PATHS[SLIDE]}: expected one image (.tif or .mha), found none"
     )
+
+
+@LEFT
+def test_a_listed_mask_without_a_file_is_a_warning(job: Path, left: str) -> None:
+    lose_image(job / PATHS[MASK], left)
+    write_inputs(job, chimera_items())
+    warnings: list[str] = []
+    case = read_case(job, CHIMERA, warn=warnings.append)
+    assert case.slides == (SlideFile(job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif"),)
+    assert warnings == [
+        f"{job / PATHS[MASK]}: expected one image (.tif or .mha), found none; tissue is found by "
+        "its colour instead"
+    ]
+
+
+def test_a_mask_that_is_required_may_not_be_absent(job: Path) -> None:
+    sockets = [
+        socket.model_copy(update={"required": True}) if socket.slug == MASK else socket
+        for socket in CHIMERA.sockets
+    ]
+    interface = CHIMERA.model_copy(update={"sockets": tuple(sockets)})
+    lose_image(job / PATHS[MASK], "nothing")
+    with pytest.raises(CaseError, match=r"tissue-mask: expected one image .*, found none$"):
+        read_case(job, interface, warn=no_warning)
+
+
+def test_a_folder_that_cannot_be_read_is_named_with_its_case(job: Path) -> None:
+    """A name that is too long, as permissions do not bind whoever runs the tests as root."""
+    away = socket_item(SLIDE, f"images/{'a' * 300}")
+    write_inputs(job, [away, *chimera_items()[1:]])
+    with pytest.raises(CaseError) as caught:
+        read_case(job, CHIMERA, warn=no_warning)
+    assert str(caught.value) == (
+        f"case 3A_001_HE: {job}/images/{'a' * 300}: expected a readable file or folder, found "
+        "File name too long"
+    )
+    write_inputs(job, [chimera_items()[0], socket_item(MASK, f"images/{'a' * 300}")])
+    warnings: list[str] = []
+    assert read_case(job, CHIMERA, warn=warnings.append).slides[0].mask is None
+    assert [text.partition(", found ")[2] for text in warnings] == [
+        "File name too long; tissue is found by its colour instead"
+    ]
+    with pytest.raises(CaseError, match=r"aa/inputs\.json: expected a readable file or folder, "):
+        read_case(job / ("a" * 300), CHIMERA, warn=no_warning)
 
 
 def test_an_empty_image_folder_is_no_image_where_the_job_lists_nothing(job: Path) -> None:

@@ -125,6 +125,11 @@ BROKEN = {
     ),
     "RNA is cut": (PATHS[RNA], b'{"A1BG": 7.6,\n"A1CF"', "valid JSON, found Expecting ':'"),
     "RNA is binary": (PATHS[RNA], b"\xff\xfe\x00\x01\x80", "valid JSON, found 'utf-16-le' codec"),
+    "RNA is deep": (
+        PATHS[RNA],
+        b'{"A1BG": ' + 100_000 * b"[" + 100_000 * b"]" + b"}",
+        "valid JSON, found maximum recursion depth exceeded",
+    ),
     "RNA is a list": (PATHS[RNA], b"[7.6, 6.7]", "a JSON object, found a list"),
     "clinical is a string": (PATHS[CLINICAL], b'"72 years"', "a JSON object, found a str"),
     "clinical is a number": (PATHS[CLINICAL], b"72", "a JSON object, found a int"),

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
-from job_files import CHIMERA, CLINICAL, RNA, write_inputs
+from job_files import CHIMERA, CLINICAL, PATHS, RNA, SLIDE, write_inputs
 from jobs import record_contents, write_job
 
+from model.case import SlideFile
 from model.cohort import Cohort, score_cohort
 from model.errors import ConfigError
 from model.manifest import list_cases
@@ -96,12 +98,29 @@ def test_a_folder_of_jobs_is_a_cohort(tmp_path: Path, bundle: Path, expected: li
     for index in range(CASES):
         write_job(tmp_path / "jobs" / f"job {index}", record_contents(seed=index))
     (tmp_path / "jobs" / "notes").mkdir()
+    (tmp_path / "jobs" / "notes" / "of the study.txt").touch()
+    (tmp_path / "jobs" / "job 4, lost on the way").mkdir()
     write_inputs(tmp_path / "jobs" / "job 2", [{}])
     found = times(Cohort(tmp_path / "jobs", tmp_path / "out"), bundle)
-    assert found == [*expected[:2], "", *expected[3:]]
-    rows = read_predictions(tmp_path / "out")
+    assert found == [*expected[:2], "", *expected[3:], ""]
+    *rows, last = read_predictions(tmp_path / "out")
     assert [row["case_id"] for row in rows] == ["job 0", "job 1", "job 2", "job 3"]
     assert "inputs.json: expected items with a socket and its slug" in rows[2]["error"]
+    assert last["error"].startswith("case job 4, lost on the way: clinical: expected the modality")
+
+
+def test_a_file_name_that_is_no_text_does_not_end_the_run(
+    tmp_path: Path, bundle: Path, expected: list[str]
+) -> None:
+    """Of a name in Latin-1, Python makes what UTF-8 cannot hold."""
+    job = write_job(tmp_path / "jobs" / "A", record_contents())
+    (job / "inputs.json").unlink()
+    (job / PATHS[SLIDE]).mkdir(parents=True)
+    for name in (b"M\xfcller.tif", b"M\xfcller 2.tif"):
+        (job / PATHS[SLIDE] / os.fsdecode(name)).touch()
+    assert times(Cohort(tmp_path / "jobs", tmp_path / "out"), bundle) == expected[:1]
+    (row,) = read_predictions(tmp_path / "out")
+    assert "found 2; using M\\udcfcller 2.tif" in row["warnings"]
 
 
 def test_the_download_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[str]) -> None:
@@ -121,7 +140,18 @@ def test_a_job_is_told_from_a_download(tmp_path: Path) -> None:
     (row,) = list_cases(tmp_path / "jobs", CHIMERA)
     assert (row.case_id, row.job) == ("A", tmp_path / "jobs" / "A")
     (tmp_path / "data" / "B").mkdir(parents=True)
+    (tmp_path / "data" / "C").mkdir()
     (tmp_path / "data" / "B" / "B_HE.tif").touch()
     (row,) = list_cases(tmp_path / "data", CHIMERA)
     assert (row.case_id, row.job) == ("B", None)
     assert [slide.path.name for slide in row.slides] == ["B_HE.tif"]
+
+
+def test_a_suffix_of_the_download_may_be_in_upper_case(tmp_path: Path) -> None:
+    folder = tmp_path / "3A_001"
+    folder.mkdir()
+    for name in ("HE.TIF", "HE_mask.Tif", "RNA.JSON", "CD.json", "CD.JSON"):
+        (folder / f"3A_001_{name}").touch()
+    (row,) = list_cases(tmp_path, CHIMERA)
+    assert row.slides == (SlideFile(folder / "3A_001_HE.TIF", folder / "3A_001_HE_mask.Tif"),)
+    assert (row.rna, row.clinical) == (folder / "3A_001_RNA.JSON", folder / "3A_001_CD.json")

@@ -238,3 +238,30 @@ def test_a_dry_run_lists_what_would_fail_and_writes_nothing(
     errors = [row["error"] for row in read_predictions(tmp_path / "out") if row["error"]]
     assert sorted(listed) == errors
     assert len(listed) == 4
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two", "1.5"])
+def test_workers_are_a_whole_number_above_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path / "cases.csv", "--workers", count)
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(f"argument --workers: expected a whole number above 0, found '{count}'")
+    )
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 worker on"), (2, "2 workers on")])
+def test_one_worker_is_not_workers(
+    tmp_path: Path,
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    said: str,
+) -> None:
+    """The cohort is none, so that no worker is started."""
+    options = ("--output", tmp_path / "out", "--bundle", bundle, "--workers", count)
+    assert run(tmp_path / "none.csv", "--device", "cpu", *options) == 1
+    assert any(line.startswith(said) for line in capsys.readouterr().out.splitlines())

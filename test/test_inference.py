@@ -88,6 +88,7 @@ def test_the_sample_job_is_answered_by_the_default_bundle(
     assert 0 < outcome.answer < 250
     assert f"bundle {ROOT}/resources/bundle.safetensors" in outcome.out
     assert "warning: demonstration on simulated data, not for clinical use\n" in outcome.out
+    assert " to 103.0 or later) from slide, rna, clinical\n" in outcome.out
 
 
 def test_the_default_bundle_does_without_any_two_modalities(

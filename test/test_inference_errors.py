@@ -10,7 +10,7 @@ import faults
 import pytest
 from faults import Scene
 from job_files import CLINICAL, PATHS, PRESETS, RNA, SLIDE, SLIDE_UUID
-from jobs import run_door, write_job
+from jobs import ANSWER, run_door, write_job
 from small_bundles import PANEL
 
 import inference
@@ -114,6 +114,26 @@ def test_a_fault_is_one_sentence_that_says_what_to_do(
     assert re.search(f"^{re.escape(where)}.*?: expected {expected}.*, found {found}", sentence), (
         sentence
     )
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(
+    scene: Scene, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    options = ("--bundle", scene.bundle, "--device", "cuda")
+    outcome = run_door(capfd, scene.job, scene.job.parent / "output", *options)
+    assert outcome.sentence == "device: expected cuda, found no GPU that torch can use"
+
+
+@pytest.mark.parametrize("fault", [faults.no_bundle, faults.cut_bundle, faults.corrupt_slide])
+def test_a_failure_leaves_no_answer_of_before(
+    scene: Scene, capfd: pytest.CaptureFixture[str], fault: Callable[[Scene], None]
+) -> None:
+    fault(scene)
+    output = scene.job.parent / "output"
+    output.mkdir()
+    (output / ANSWER).write_text("12.0")
+    assert run_door(capfd, scene.job, output, "--bundle", scene.bundle).sentence
 
 
 # --- what is no fault -----------------------------------------------------------------------------

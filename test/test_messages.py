@@ -1,8 +1,8 @@
-"""What members say with numbers of their own becomes one line."""
+"""What people read: an interval; one line of what members say with numbers of their own."""
 
 import pytest
 
-from model.messages import merge_messages
+from model.messages import describe_interval, merge_messages
 
 FAR = "rna.json: {} of 1,200 genes lie more than 10 sd from training; is the scale 'log' right?"
 MISSING = "rna.json: {} genes set to the training mean: {}"
@@ -59,3 +59,15 @@ def test_messages_that_differ_in_numbers_or_lists_are_joined(
 )
 def test_messages_of_other_things_stay_apart(messages: list[str]) -> None:
     assert merge_messages(messages) == messages
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((7.24, 60.0), "7.2 to 60.0"),
+        ((7.24, 103.0), "7.2 to 103.0 or later"),
+        ((103.0, 103.0), "not before 103.0, the end of the follow-up"),
+    ],
+)
+def test_an_interval_that_the_follow_up_ends_says_so(ends: tuple[float, float], said: str) -> None:
+    assert describe_interval(ends, 103.0) == said

@@ -141,6 +141,18 @@ def test_each_job_gets_the_exec_containers_answer_a_failing_one_among_them(
         assert outcome.answer == answer
 
 
+def test_a_name_that_is_no_text_can_be_said(server: Server, contents: dict[str, Any]) -> None:
+    """JSON may hold half a character, which UTF-8 has not."""
+    write_job(server.job, contents, name="3A_\ud800_HE")
+    assert server.invoke() == (201, "")
+    assert read_answer(server.output) > 0
+    assert "\ncase 3A_\\ud800_HE: " in server.said("out")
+    (server.job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif").write_bytes(b"not a TIFF")
+    status, reason = server.invoke()
+    assert status == 500
+    assert reason.startswith("case 3A_\\ud800_HE: ")
+
+
 def test_only_failures_are_on_stderr(server: Server) -> None:
     said = server.said("err")
     write_job(server.job, record_contents())
@@ -179,6 +191,14 @@ def test_a_taken_port_is_one_sentence(
     outcome = run_door(capfd, SAMPLE, tmp_path / "output", *options)
     expected = f"port {server.port}: expected a free one, found Address already in use"
     assert outcome.sentence.startswith(expected)
+
+
+def test_a_number_that_is_no_port_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--bundle", BUNDLE, "serve", "--port", 99_999)
+    outcome = run_door(capfd, SAMPLE, tmp_path / "output", *options)
+    assert outcome.sentence == "port: expected 0 to 65535, found 99999"
 
 
 # --- a case in flight -----------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
+from model.messages import some
 from model.patches import PatchSpec
 from model.progress import Progress
-from model.rows import some
 from train import ranks
 from train.cohort import LabelledCase
 from train.config import TrainConfig

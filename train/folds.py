@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import ConfigError
-from model.rows import check_ids, read_rows, some
+from model.messages import some
+from model.rows import check_ids, read_rows
 from train.cohort import LabelledCase, check_outcomes
 from train.config import FoldsConfig
 
