@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from model import __version__
 from model.bundle import Bundle
@@ -76,6 +75,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     """
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
+    ranks.device(config.device)  # one that is not there is told before hours of embedding
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -141,11 +141,11 @@ def evaluate(
 ) -> None:
     """Score a labelled cohort with a bundle, as an external validation."""
     bundle = Bundle.load(path)
+    predictor = Predictor(
+        bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=ranks.device(device)
+    )
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
     cases = read_cohort(cohort, interface, warn=warn)
-    predictor = Predictor(
-        bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=torch.device(device)
-    )
     shown = progress_lines("cases scored", say)
     rows = []
     for index, labelled in enumerate(cases):
