@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_files import CHIMERA
 from small_runs import write_run
+from synthetic import no_warning
 
 from train.__main__ import main
+from train.cohort import read_cohort
+from train.config import RnaConfig, read_config
+from train.dataset import check_genes
 
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -46,6 +51,41 @@ def test_a_device_that_nobody_knows_is_refused(
 ) -> None:
     told = refusal(capsys, "fit", run, "device=gpu")
     assert told.startswith("device: expected one that torch can use, found 'gpu': Expected one of")
+
+
+def test_a_panel_that_is_not_there_is_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "panel.txt"
+    told = refusal(capsys, "fit", run, f"rna.panel={path}")
+    assert told.startswith(f"{path}: expected a readable gene panel, found: [Errno 2] No such file")
+
+
+def test_a_panel_of_unknown_genes_is_refused_and_names_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "panel.txt"
+    path.write_text("TP53\nKRT5\n")
+    told = refusal(capsys, "fit", run, f"rna.panel={path}")
+    assert told == f"{path}: expected genes that the cohort has, found only others: TP53, KRT5"
+
+
+def test_genes_of_the_panel_that_the_cohort_lacks_are_named(run: Path) -> None:
+    path = run.parent / "panel.txt"
+    path.write_bytes(b"\xef\xbb\xbfG0\r\nG1\r\nTP53\r\n")  # as Excel writes it
+    cases = read_cohort(read_config(run).cohort, CHIMERA, warn=no_warning)
+    warnings: list[str] = []
+    check_genes(RnaConfig(panel=path), cases, warn=warnings.append)
+    assert warnings == [f"{path}: 1 of 3 genes are in no case of the cohort: TP53"]
+
+
+def test_folds_that_do_not_fit_are_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "folds.csv"
+    told = refusal(capsys, "fit", run, 'folds.split="file"', f"folds.file={path}")
+    assert told == f"{path}: expected a table (.csv or .parquet), found no file"
+    assert not (run.parent / "run").exists()
 
 
 # -- evaluate --------------------------------------------------------------------------------------

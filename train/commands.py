@@ -34,8 +34,9 @@ from train.crossval import (
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags, make_fold
+from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
+from train.folds import outer_folds
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.report import training_report, validation_report, write_report
@@ -75,7 +76,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     """
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
-    ranks.device(config.device)  # one that is not there is told before hours of embedding
+    _check(config, cases)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -109,6 +110,18 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     build_bundle(run, results, provenance).save(target)
     _write_risks(config.output / "out_of_fold.csv", cases, risk)
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
+
+
+def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
+    """Raise before hours of embedding what the first fold would raise after them.
+
+    Raises:
+        ConfigError: The device is not there, or folds, gene panel or gene sets do not fit.
+    """
+    ranks.device(config.device)
+    outer_folds(cases, config.folds, seed=[config.seed, 0])
+    if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
+        check_genes(config.rna, cases, warn=warn)
 
 
 def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
