@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from job_files import CHIMERA
-from small_runs import write_run
+from small_runs import read_table, write_run, write_table
 from synthetic import no_warning
 
 from train.__main__ import main
@@ -86,6 +86,25 @@ def test_folds_that_do_not_fit_are_told_before_any_work(
     told = refusal(capsys, "fit", run, 'folds.split="file"', f"folds.file={path}")
     assert told == f"{path}: expected a table (.csv or .parquet), found no file"
     assert not (run.parent / "run").exists()
+
+
+def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
+    run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", str(run)]) == 0
+    bundle = run.parent / "run" / "bundle.safetensors"
+    first = bundle.read_bytes()
+    assert main(["fit", str(run)]) == 0
+    assert capsys.readouterr().out.count("on disk already") == 2
+    assert bundle.read_bytes() == first
+    path = run.parent / "rna.csv"
+    rows = read_table(path)
+    rows[1][1] = "9.75"
+    write_table(path, rows)
+    told = refusal(capsys, "fit", run)
+    assert told.endswith(
+        "run: expected an empty folder or this run's own, found a run that differs in RNA"
+    )
 
 
 # -- evaluate --------------------------------------------------------------------------------------

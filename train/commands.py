@@ -1,8 +1,6 @@
 """What each command of `python -m train` does, from a config to files."""
 
 import csv
-import hashlib
-import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -37,6 +35,7 @@ from train.crossval import (
 from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
 from train.folds import outer_folds
+from train.identity import claim, cohort_sha256, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.report import training_report, validation_report, write_report
@@ -84,7 +83,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
             config, cases, warn=_once(), progress=progress_lines("cases embedded", say)
         )
         if ranks.is_first():
-            _claim(config, cases)
+            claim(config.output, run_identity(config, cases))
         ranks.wait_for_all()
         run = Run(config, interface, cases, bags, warn=_once(), say=say)
         results = cross_validate(run)
@@ -96,7 +95,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": config.model_dump(mode="json"),
-        "cohort_sha256": _cohort_sha256(cases),
+        "cohort_sha256": cohort_sha256(cases),
     }
     report = training_report(
         run, results, baselines=_baseline_risks(run, results), provenance=provenance
@@ -174,7 +173,7 @@ def evaluate(
         )
         shown(index + 1, len(cases))
     risk = np.array([row["risk"] for row in rows])
-    seen = bundle.manifest.provenance.get("cohort_sha256") == _cohort_sha256(cases)
+    seen = bundle.manifest.provenance.get("cohort_sha256") == cohort_sha256(cases)
     validation = validation_report(bundle, interface, cases, risk, seen=seen)
     say(validation.verdict.sentence)
     if report is not None:
@@ -233,32 +232,6 @@ def _once() -> Warn:
             warn(text)
 
     return warn_once
-
-
-def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
-    """Mark the output folder as this run's, so that another run's folds are never mixed in.
-
-    Raises:
-        ConfigError: The folder belongs to a run with another config or cohort.
-    """
-    path = config.output / "run.json"
-    # Who made the bags is no matter of the run: a killed one may go on with other workers.
-    settings = config.model_dump(mode="json", exclude={"embed"})
-    own = {"config": settings, "cohort_sha256": _cohort_sha256(cases)}
-    if path.is_file():
-        if json.loads(path.read_text()) != own:
-            raise ConfigError(
-                f"{config.output}: expected an empty folder or this run's own, "
-                "found a run with another config or cohort"
-            )
-        return
-    (config.output / "folds").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(own, indent=2))
-
-
-def _cohort_sha256(cases: Sequence[LabelledCase]) -> str:
-    rows = [f"{case.case_id},{int(case.event)},{case.time!r}" for case in cases]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def _commit() -> str:
