@@ -1,5 +1,7 @@
 """The commands of `python -m train`: what is refused before the work, and in which words."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ from job_files import CHIMERA
 from small_runs import read_table, write_run, write_table
 from synthetic import no_warning
 
+from model.bundle import read_manifest
 from train.__main__ import main
 from train.cohort import read_cohort
 from train.config import RnaConfig, read_config
 from train.dataset import check_genes
+from train.identity import count_trained, patient_hashes
 
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -108,6 +112,55 @@ def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
 
 
 # -- evaluate --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, quick_report: None) -> Path:
+    """Return the folder of a run, with its bundle in `run`."""
+    folder = tmp_path_factory.mktemp("fitted")
+    assert main(["fit", str(write_run(folder))]) == 0
+    return folder
+
+
+def evaluate(fitted: Path, manifest: Path, *options: str | Path, exit_code: int = 0) -> None:
+    tables = ("--rna-table", fitted / "rna.csv", "--clinical-table", fitted / "clinical.csv")
+    arguments = ["evaluate", fitted / "run" / "bundle.safetensors", manifest, *tables, *options]
+    assert main([str(argument) for argument in arguments]) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("own", "strangers", "trained"), [(40, 0, 40), (25, 0, 25), (1, 20, 1), (0, 20, 0)]
+)
+def test_training_patients_validate_nothing_in_whatever_order(
+    fitted: Path, tmp_path: Path, own: int, strangers: int, trained: int
+) -> None:
+    """A shuffled training cohort, a part of it, and one of its patients among others."""
+    header, *rows = read_table(fitted / "cases.csv")
+    others = [[row[0], *row[1:], f"Q{row[0]}"] for row in rows[-strangers:] if strangers]
+    mixed = [[*header, "patient_id"], *([*row, ""] for row in reversed(rows[:own])), *others]
+    report = tmp_path / "report"
+    evaluate(fitted, write_table(tmp_path / "m.csv", mixed), "--report", report)
+    said = json.loads((report / "report.json").read_text())
+    page = (report / "report.html").read_text()
+    start = f"This is no validation, the model was trained on {trained} of these patients: C-index"
+    assert said["verdict"]["sentence"].startswith(start) == (trained > 0)
+    assert (said["verdict"]["beats"] is None) == (trained > 0)
+    assert (said["kind"] == "external validation") == (trained == 0)
+    assert ("nothing was fitted to these patients" in page) == (trained == 0)
+    assert "patients" not in said["provenance"]
+
+
+def test_a_bundle_tells_no_patient_and_an_older_one_knows_its_very_cohort(fitted: Path) -> None:
+    provenance = read_manifest(fitted / "run" / "bundle.safetensors").provenance
+    hashes = provenance["patients"]
+    assert isinstance(hashes, list) and len(set(map(str, hashes))) == 40
+    assert all(re.fullmatch("[0-9a-f]{8}", str(known)) for known in hashes)
+    cases = read_cohort(read_config(fitted / "run.toml").cohort, CHIMERA, warn=no_warning)
+    assert not set(patient_hashes(cases[:30])) & set(hashes)  # another cohort, other hashes
+    older = {name: value for name, value in provenance.items() if name != "patients"}
+    assert count_trained(older, cases) == 40
+    assert count_trained(older, cases[::-1]) == 0
+    assert count_trained({}, cases) == 0
 
 
 @no_card

@@ -187,9 +187,7 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     )
     bundle = replace(make_bundle(), mapping=mapping)
     cases, risk = make_cases(80, seed=2)
-    report = validation_report(
-        bundle, make_interface(), cases, risk, seen=False, resamples=RESAMPLES
-    )
+    report = validation_report(bundle, make_interface(), cases, risk, resamples=RESAMPLES)
     text = write_report(tmp_path, report).read_text(encoding="utf-8")
     assert report.verdict.sentence.startswith("The risks order these patients better than chance")
     (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]

@@ -35,7 +35,7 @@ from train.crossval import (
 from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
 from train.folds import outer_folds
-from train.identity import claim, cohort_sha256, run_identity
+from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.report import training_report, validation_report, write_report
@@ -104,6 +104,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     say(f"out-of-fold C-index {metrics['harrell_c']}")
     say(report.verdict.sentence)
     say(f"wrote {write_report(config.output, report)}")
+    provenance["patients"] = patient_hashes(cases)
     provenance["out_of_fold"] = {name: asdict(value) for name, value in metrics.items()}
     target = config.output / "bundle.safetensors"
     build_bundle(run, results, provenance).save(target)
@@ -173,8 +174,7 @@ def evaluate(
         )
         shown(index + 1, len(cases))
     risk = np.array([row["risk"] for row in rows])
-    seen = bundle.manifest.provenance.get("cohort_sha256") == cohort_sha256(cases)
-    validation = validation_report(bundle, interface, cases, risk, seen=seen)
+    validation = validation_report(bundle, interface, cases, risk)
     say(validation.verdict.sentence)
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""What a run follows from, kept in its folder, so that data that has changed is noticed."""
+"""What a run follows from: its folder keeps it, so that data that has changed is noticed.
+
+A bundle keeps whom it was trained on, so that nobody takes them for an external cohort.
+"""
 
 import hashlib
 import json
@@ -67,6 +70,33 @@ def cohort_sha256(cases: Sequence[LabelledCase]) -> str:
     """Return the sha256 of who is in a cohort, in order, and what happened to them."""
     rows = [f"{case.case_id},{int(case.event)},{case.time!r}" for case in cases]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def patient_hashes(cases: Sequence[LabelledCase]) -> list[str]:
+    """Return 8 hexadecimal digits for each patient of a cohort, sorted, for a bundle to keep.
+
+    Salted with the cohort's sha256, they tell no id, and are others in another cohort's bundle.
+    Being short, one stands for many ids; still, who knows an id can ask whether it may be there.
+    """
+    return _patient_hashes(cases, salt=cohort_sha256(cases))
+
+
+def count_trained(provenance: Mapping[str, Any], cases: Sequence[LabelledCase]) -> int:
+    """Return how many of the cases' patients a bundle was trained on, by their ids.
+
+    Of a bundle without patients' hashes, only the very cohort that it was trained on is known.
+    """
+    salt = str(provenance.get("cohort_sha256"))
+    hashes = _patient_hashes(cases, salt=salt)
+    if "patients" in provenance:
+        trained = set(provenance["patients"])
+        return sum(known in trained for known in hashes)
+    return len(hashes) if salt == cohort_sha256(cases) else 0
+
+
+def _patient_hashes(cases: Sequence[LabelledCase], *, salt: str) -> list[str]:
+    patients = {case.patient_id for case in cases}
+    return sorted(hashlib.sha256(f"{salt},{name}".encode()).hexdigest()[:8] for name in patients)
 
 
 def _records_sha256(records: Sequence[Record | None]) -> str:

@@ -30,6 +30,7 @@ from train.forecast import (
     cross_fit,
     forecast_with,
 )
+from train.identity import count_trained
 from train.verdict import Compared, Verdict, compare_risks, judge, judge_alone
 
 
@@ -134,26 +135,25 @@ def validation_report(
     cases: Sequence[LabelledCase],
     risk: Array,
     *,
-    seen: bool,
     resamples: int = RESAMPLES,
 ) -> Report:
-    """Evaluate a bundle on another cohort.
+    """Evaluate a bundle on another cohort, or say that it is none.
 
     Args:
         bundle: What gave the risks.
         interface: Of the cohort.
         cases: The labelled cases.
         risk: (n,) their risks by the bundle.
-        seen: Whether the bundle was trained on these very patients.
         resamples: Of the bootstrap.
     """
     manifest = bundle.manifest
     unit = manifest.task.unit
+    seen = count_trained(manifest.provenance, cases)
     forecast = forecast_with(bundle.mapping, risk)
     evaluation = _evaluate(cases, risk, forecast, unit=unit, resamples=resamples)
     return Report(
         verdict=judge_alone(evaluation.metrics[0].value, seen=seen),
-        kind="external validation",
+        kind="evaluation with training patients" if seen else "external validation",
         model=manifest.fusion,
         endpoint=manifest.task.endpoint,
         unit=unit,
@@ -164,7 +164,8 @@ def validation_report(
         ),
         folds=[],
         settings=_flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
-        provenance=dict(manifest.provenance),
+        # A report travels further than its bundle, and nobody reads hashes.
+        provenance={k: v for k, v in manifest.provenance.items() if k != "patients"},
         notes=[],
         figures=_figures(forecast, outcomes(cases), evaluation, unit),
     )
