@@ -16,6 +16,7 @@ from train.calibrate import fit_mapping
 from train.cohort import outcomes
 from train.crossval import out_of_fold_risk
 from train.estimate import Unavailable
+from train.figures import km_figure
 from train.fold_table import first_repeat
 from train.metrics import harrell_c, logrank_groups, risk_groups
 from train.report import training_report, validation_report, write_report
@@ -198,6 +199,13 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     assert "nothing was fitted to these patients" in text
     assert "the training cohort's out-of-fold risks" in text
     assert "external validation" in text
+
+
+def test_a_risk_group_may_be_empty():
+    """An external cohort may have nobody at high risk."""
+    outcome = outcomes(make_cases(30)[0])
+    figure = km_figure(np.zeros(30, dtype=int), outcome, 2, "months")
+    assert "low risk:" in figure and "high risk:" not in figure
 
 
 # ---------------------------------------------------------------- looked at
