@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from job_files import CHIMERA
+from small_bundles import PATCHES, build_bundle
 from small_runs import read_table, write_run, write_table
 from synthetic import no_warning
 
+from model.bags import bag_path, write_bag
+from model.batch import Bag
 from model.bundle import read_manifest
+from model.encoder import ENCODERS
 from train.__main__ import main
 from train.cohort import read_cohort
 from train.config import RnaConfig, read_config
 from train.dataset import check_genes
 from train.identity import count_trained, patient_hashes
+
+LITE = ENCODERS["efficientnet_lite0"]
 
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -170,3 +176,75 @@ def test_evaluation_refuses_a_device_that_is_not_there(
     cases = run.parent / "cases.csv"
     told = refusal(capsys, "evaluate", lenient_bundle, cases, "--device", "cuda")
     assert told.startswith("device: expected one that torch can use, found 'cuda': ")
+
+
+def manifest_with_records(fitted: Path, folder: Path, records: dict[str, str]) -> Path:
+    """Write a manifest in which some cases have an RNA record of their own, with this text."""
+    header, *rows = read_table(fitted / "cases.csv")
+    for case_id, text in records.items():
+        (folder / f"{case_id}.json").write_text(text)
+    named = [[*row, f"{row[0]}.json" if row[0] in records else ""] for row in rows]
+    return write_table(folder / "m.csv", [[*header, "rna"], *named])
+
+
+def test_cases_that_fail_are_told_and_left_out(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One whose record is no JSON, and one that lacks genes."""
+    manifest = manifest_with_records(fitted, tmp_path, {"P07": "{", "P31": '{"G0": 1}'})
+    output, report = tmp_path / "new" / "scores.csv", tmp_path / "report"
+    evaluate(fitted, manifest, "--output", output, "--report", report, exit_code=3)
+    said = capsys.readouterr()
+    broken, lacking = said.err.splitlines()
+    assert broken.startswith(f"case P07: {tmp_path}/P07.json: expected valid JSON, found ")
+    assert lacking.startswith(f"case P31: {tmp_path}/P31.json: expected at most 0 of 8 genes miss")
+    assert "38 of 40 cases scored, 2 failed" in said.out
+    scored = [row[0] for row in read_table(output)[1:]]
+    assert scored == [f"P{i:02d}" for i in range(40) if i not in (7, 31)]
+    numbers = json.loads((report / "report.json").read_text())
+    assert numbers["evaluation"]["n"] == 38
+    assert numbers["notes"] == ["2 of 40 cases could not be scored and are left out"]
+    assert "trained on 38 of these patients" in numbers["verdict"]["sentence"]
+
+
+def test_too_few_cases_that_can_be_scored_leave_a_table_and_no_report(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report = tmp_path / "scores.csv", tmp_path / "report"
+    lacking = {f"P{i:02d}": '{"G0": 1}' for i in range(40) if i != 5}
+    manifest = manifest_with_records(fitted, tmp_path, lacking)
+    evaluate(fitted, manifest, "--output", output, "--report", report, exit_code=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    start = f"{manifest}: the cases that can be scored: expected at least 5 events, found "
+    assert last.startswith(start)
+    assert [row[0] for row in read_table(output)[1:]] == ["P05"]
+    assert not list(report.iterdir())
+
+
+def test_places_that_cannot_be_written_are_refused_before_any_work(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (fitted / "run" / "bundle.safetensors", fitted / "cases.csv")
+    (tmp_path / "file").touch()
+    told = refusal(capsys, "evaluate", *own, "--output", tmp_path / "file" / "scores.csv")
+    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+    told = refusal(capsys, "evaluate", *own, "--output", tmp_path)
+    assert told == f"{tmp_path}: expected a file to write, found a folder"
+    told = refusal(capsys, "evaluate", *own, "--report", tmp_path / "file" / "report")
+    assert told.startswith(f"{tmp_path}/file/report: expected a folder to write in, found: Not a")
+    told = refusal(capsys, "fit", fitted / "run.toml", f"output={tmp_path}/file")
+    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+
+
+def test_bags_stand_in_for_slides_and_encoder(fitted: Path, tmp_path: Path) -> None:
+    bundle, report = tmp_path / "bundle.safetensors", tmp_path / "report"
+    build_bundle(modalities=("slide",)).save(bundle)
+    for seed, (case_id, *_) in enumerate(read_table(fitted / "cases.csv")[1:]):
+        embeddings = torch.randn(3, LITE.width, generator=torch.Generator().manual_seed(seed))
+        places = torch.zeros(3, 2, dtype=torch.int64)
+        bag = Bag(embeddings, places, slide_index=torch.zeros(3, dtype=torch.int64))
+        write_bag(bag_path(tmp_path / "bags", case_id), bag, LITE, PATCHES)
+    options = ["--embeddings", f"{tmp_path}/bags", "--report", str(report)]
+    assert main(["evaluate", str(bundle), str(fitted / "cases.csv"), *options]) == 0
+    cohort = json.loads((report / "report.json").read_text())["cohort"]
+    assert cohort[0]["slide"] == 40

@@ -12,6 +12,7 @@ from made_up_run import make_cases, make_interface, make_results, make_run
 from PIL import Image
 from toy_bundles import make_bundle
 
+from model.case import Prediction
 from train.calibrate import fit_mapping
 from train.cohort import outcomes
 from train.crossval import out_of_fold_risk
@@ -188,7 +189,13 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     )
     bundle = replace(make_bundle(), mapping=mapping)
     cases, risk = make_cases(80, seed=2)
-    report = validation_report(bundle, make_interface(), cases, risk, resamples=RESAMPLES)
+    predictions = [
+        Prediction(case.case_id, float(own), 1.0, "months", {}, (0.5, 2.0), ("slide", "rna"))
+        for case, own in zip(cases, risk, strict=True)
+    ]
+    report = validation_report(
+        bundle, make_interface(), cases, predictions, failed=3, resamples=RESAMPLES
+    )
     text = write_report(tmp_path, report).read_text(encoding="utf-8")
     assert report.verdict.sentence.startswith("The risks order these patients better than chance")
     (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
@@ -199,6 +206,9 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     assert "nothing was fitted to these patients" in text
     assert "the training cohort's out-of-fold risks" in text
     assert "external validation" in text
+    assert report.notes == ["3 of 83 cases could not be scored and are left out"]
+    assert "Note: 3 of 83 cases could not be scored and are left out." in text
+    assert report.cohort[0].slide == 80  # some have a bag without a slide
 
 
 def test_a_risk_group_may_be_empty():

@@ -1,7 +1,7 @@
 """What each command of `python -m train` does, from a config to files."""
 
-import csv
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,20 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model import __version__
 from model.bundle import Bundle
 from model.errors import ConfigError, TriSurvError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
 from model.interface import Interface, read_interface
-from model.predictor import Predictor
+from model.process import SOME_FAILED
 from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.cohort import LabelledCase, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
     FloatArray,
@@ -39,6 +37,14 @@ from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.report import training_report, validation_report, write_report
+from train.scores import (
+    check_places,
+    load_predictor,
+    make_folder,
+    score_cases,
+    write_csv,
+    write_scores,
+)
 from train.simulate import SimulateConfig, simulate_cohort
 from train.views import MeanEmbedding
 
@@ -116,12 +122,14 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
-        ConfigError: The device is not there, or folds, gene panel or gene sets do not fit.
+        ConfigError: The device is not there, folds, gene panel or gene sets do not fit, or the
+            output folder cannot be written.
     """
     ranks.device(config.device)
     outer_folds(cases, config.folds, seed=[config.seed, 0])
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
         check_genes(config.rna, cases, warn=warn)
+    make_folder(config.output)
 
 
 def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
@@ -151,37 +159,41 @@ def evaluate(
     output: Path | None,
     report: Path | None,
     device: str,
-) -> None:
-    """Score a labelled cohort with a bundle, as an external validation."""
+) -> int:
+    """Score a labelled cohort with a bundle, as an external validation.
+
+    A case that cannot be scored is told on stderr and left out.
+
+    Returns:
+        The exit code: 0, or `SOME_FAILED`.
+
+    Raises:
+        ConfigError: The results cannot be written, or too few cases can be scored.
+    """
+    check_places(output, report)
     bundle = Bundle.load(path)
-    predictor = Predictor(
-        bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=ranks.device(device)
-    )
+    weights_dirs = [path.parent, *EncoderConfig().weights]
+    predictor = load_predictor(bundle, weights_dirs, ranks.device(device), bags=cohort.bags)
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
-    cases = read_cohort(cohort, interface, warn=warn)
-    shown = progress_lines("cases scored", say)
-    rows = []
-    for index, labelled in enumerate(cases):
-        prediction = predictor.predict(labelled.case, progress=lambda done, total: None)
-        rows.append(
-            {
-                "case_id": labelled.case_id,
-                "event": int(labelled.event),
-                "time": labelled.time,
-                "risk": prediction.risk,
-                "predicted_time": prediction.time,
-            }
-        )
-        shown(index + 1, len(cases))
-    risk = np.array([row["risk"] for row in rows])
-    validation = validation_report(bundle, interface, cases, risk)
+    failed: list[str] = []
+
+    def leave_out(error: TriSurvError) -> None:
+        failed.append(str(error))
+        print(error, file=sys.stderr, flush=True)
+
+    found = read_cohort(cohort, interface, warn=warn, on_error=leave_out)
+    progress = progress_lines("cases scored", say)
+    cases, predictions = score_cases(predictor, found, on_error=leave_out, progress=progress)
+    say(f"{len(cases)} of {len(cases) + len(failed)} cases scored, {len(failed)} failed")
+    if output is not None and cases:
+        write_scores(output, cases, predictions)
+        say(f"wrote {output}")
+    check_outcomes(cases, f"{cohort.root}: the cases that can be scored")
+    validation = validation_report(bundle, interface, cases, predictions, failed=len(failed))
     say(validation.verdict.sentence)
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
         say(f"wrote {write_report(report, validation)}")
-    if output is not None:
-        _write_csv(output, rows)
-        say(f"wrote {output}")
+    return SOME_FAILED if failed else 0
 
 
 def information(path: Path, overrides: Sequence[str]) -> None:
@@ -254,13 +266,4 @@ def _write_risks(path: Path, cases: Sequence[LabelledCase], risk: FloatArray) ->
         {"case_id": c.case_id, "event": int(c.event), "time": c.time, "risk": float(r)}
         for c, r in zip(cases, risk, strict=True)
     ]
-    _write_csv(path, rows)
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    write_csv(path, rows)
