@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.messages import counted, describe_interval
+from model.process import SOME_FAILED, prepare_process
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -28,13 +29,10 @@ HERE = Path(__file__).resolve().parent
 MOUNTED = Path("/opt/ml/model")
 RESOURCES = HERE / "resources"
 PORT = 4743
-SOME_FAILED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code."""
-    from model.process import prepare_process
-
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
     if isinstance(sys.stdout, TextIOWrapper):  # a failure to print is none to score

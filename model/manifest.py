@@ -126,15 +126,6 @@ def list_download(root: Path) -> list[Row]:
     return rows
 
 
-def read_download(root: Path, interface: Interface, *, warn: Warn) -> list[Case]:
-    """Read every case of a folder in the layout of the CHIMERA download, sorted by id.
-
-    Raises:
-        CaseError: A record or a folder cannot be read.
-    """
-    return [build_case(row, interface, Tables(), warn=warn) for row in list_download(root)]
-
-
 def read_tables(
     rows: Sequence[Row],
     interface: Interface,

@@ -10,6 +10,9 @@ M_MMAP_MAX = -4
 M_ARENA_MAX = -8
 MOST = 2**31 - 1
 
+SOME_FAILED = 3
+"""Exit code of a command that scored some of its cases and failed at others."""
+
 
 def prepare_process() -> None:
     """Set up memory and threads for a network's inference; before the first import of torch.

@@ -21,7 +21,7 @@ from model.patches import PatchSpec
 from train.cohort import LabelledCase
 from train.config import CohortConfig, FusionChoice, RnaConfig, TrainConfig
 from train.dataset import Bags, start_member
-from train.gene_sets import all_genes, place_gene_sets, read_gene_sets
+from train.gene_sets import all_genes, place_gene_sets, read_gene_sets, read_panel
 
 GMT = "HYPOXIA\thttps://x.org\tVEGFA\tLDHA\tVEGFA\nDNA_REPAIR\t\tPOLB\n\nONE\tremark\tTP53\t\n"
 CSV = "HYPOXIA,DNA/REPAIR,ONE\nVEGFA,POLB,TP53\nLDHA,,\nVEGFA,\n"
@@ -92,6 +92,22 @@ def test_damaged_and_absent_files_are_one_line(tmp_path: Path) -> None:
             read_gene_sets(path)
     with pytest.raises(ConfigError, match=r"\(\.gmt or \.csv, or \.gz of one\), found no file$"):
         read_gene_sets(tmp_path / "absent.gmt")
+
+
+def test_a_panel_is_read_as_excel_writes_it_too(tmp_path: Path) -> None:
+    path = tmp_path / "panel.txt"
+    path.write_bytes(b"\xef\xbb\xbfTP53\r\n\r\nKRT5\r\n")
+    assert read_panel(path) == ["TP53", "KRT5"]
+
+
+def test_an_unusable_panel_is_one_line(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Ä".encode("latin-1"))
+    for path in (latin, tmp_path / "absent.txt", tmp_path):
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: expected a readable gene"):
+            read_panel(path)
+    with pytest.raises(ConfigError, match=r"expected a gene panel, found an empty file$"):
+        read_panel(write(tmp_path / "empty.txt", "\n"))
 
 
 SETS = {"two": ("B", "A"), "unknown": ("X", "Y"), "one": ("X", "C"), "three": ("C", "A", "D")}

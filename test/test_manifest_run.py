@@ -143,5 +143,8 @@ def test_folds_of_another_split_are_never_mixed_in(
     assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 3
     published.write_text(published.read_text().replace("P00,0", "P00,1"))
     assert main(["fit", config, *settings]) == 1
+    assert capsys.readouterr().err.endswith("found a run that differs in folds\n")
+    (tmp_path / "run" / "run.json").unlink()
+    assert main(["fit", config, *settings]) == 1
     error = capsys.readouterr().err
     assert error.endswith("expected a model of this fold, found one of other folds\n")

@@ -12,10 +12,12 @@ from made_up_run import make_cases, make_interface, make_results, make_run
 from PIL import Image
 from toy_bundles import make_bundle
 
+from model.case import Prediction
 from train.calibrate import fit_mapping
 from train.cohort import outcomes
 from train.crossval import out_of_fold_risk
 from train.estimate import Unavailable
+from train.figures import km_figure
 from train.fold_table import first_repeat
 from train.metrics import harrell_c, logrank_groups, risk_groups
 from train.report import training_report, validation_report, write_report
@@ -187,8 +189,12 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     )
     bundle = replace(make_bundle(), mapping=mapping)
     cases, risk = make_cases(80, seed=2)
+    predictions = [
+        Prediction(case.case_id, float(own), 1.0, "months", {}, (0.5, 2.0), ("slide", "rna"))
+        for case, own in zip(cases, risk, strict=True)
+    ]
     report = validation_report(
-        bundle, make_interface(), cases, risk, seen=False, resamples=RESAMPLES
+        bundle, make_interface(), cases, predictions, failed=3, resamples=RESAMPLES
     )
     text = write_report(tmp_path, report).read_text(encoding="utf-8")
     assert report.verdict.sentence.startswith("The risks order these patients better than chance")
@@ -200,6 +206,16 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     assert "nothing was fitted to these patients" in text
     assert "the training cohort's out-of-fold risks" in text
     assert "external validation" in text
+    assert report.notes == ["3 of 83 cases could not be scored and are left out"]
+    assert "Note: 3 of 83 cases could not be scored and are left out." in text
+    assert report.cohort[0].slide == 80  # some have a bag without a slide
+
+
+def test_a_risk_group_may_be_empty():
+    """An external cohort may have nobody at high risk."""
+    outcome = outcomes(make_cases(30)[0])
+    figure = km_figure(np.zeros(30, dtype=int), outcome, 2, "months")
+    assert "low risk:" in figure and "high risk:" not in figure
 
 
 # ---------------------------------------------------------------- looked at

@@ -11,7 +11,7 @@ from synthetic import no_warning
 
 from model.errors import ConfigError
 from model.interface import read_interface
-from model.manifest import read_download
+from model.manifest import Tables, build_case, list_download
 from train.simulate import SimulateConfig, simulate_cohort, simulate_latents
 from train.simulate_records import GENES
 
@@ -54,7 +54,8 @@ def test_layout_is_that_of_the_public_download(cohort: Path) -> None:
     assert sorted(contents(cohort)) == sorted([*expected, "simulate.json", "truth.csv"])
 
     interface = read_interface("chimera_task3", [ROOT / "resources/interfaces"])
-    cases = read_download(cohort, interface, warn=no_warning)
+    rows = list_download(cohort)
+    cases = [build_case(row, interface, Tables(), warn=no_warning) for row in rows]
     assert [case.case_id for case in cases] == ids
     assert all(case.slides[0].mask and case.rna and case.clinical for case in cases)
 

@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()  # before torch is loaded, as the commands do
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        code: int | None = options.run(options)
     except TriSurvError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--rna-table", type=Path, help="as rna_table in a config's [cohort]")
     evaluate.add_argument("--clinical-table", type=Path, help="likewise")
     evaluate.add_argument("--time-unit", choices=["days", "months", "years"], help="likewise")
+    evaluate.add_argument("--embeddings", type=Path, help="bags to use; new ones are left there")
     evaluate.add_argument("--output", type=Path, help="write the predictions as CSV")
     evaluate.add_argument("--report", type=Path, help="folder for report.html and report.json")
     evaluate.add_argument("--device", default="cpu")
@@ -88,6 +89,7 @@ def _cohort(options: argparse.Namespace) -> "CohortConfig":
         rna_table=options.rna_table,
         clinical_table=options.clinical_table,
         time_unit=options.time_unit,
+        bags=options.embeddings,
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from model.batch import Modality
 from train.benchmark_oracle import OracleConfig
@@ -83,7 +83,7 @@ class BenchmarkConfig(_Part):
     output: Path
     results: Path
     caveats: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)
     histology_groups: bool = False

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from model.batch import MODALITIES, Modality
 from model.fusion import read_settings
@@ -53,7 +53,7 @@ class OracleConfig(BaseModel):
     sizes: dict[int, int] = Field(min_length=1)
     unseen: int = Field(default=2000, gt=0)
     interaction: float = Field(default=0.5, ge=0, le=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     learning_rates: tuple[float, ...] = Field(min_length=1)
     fit: FitConfig
     models: tuple[OracleModel, ...] = Field(min_length=1)

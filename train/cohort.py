@@ -1,18 +1,20 @@
 """The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from model.case import Case, case_labels
-from model.errors import ConfigError, Warn
+from model.errors import CaseError, ConfigError, Warn
 from model.interface import Interface
-from model.manifest import build_case, read_download, read_manifest, read_tables
+from model.manifest import Row, Tables, build_case, list_download, read_manifest, read_tables
 from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
+
+OnError = Callable[[CaseError], None]
 
 MIN_EVENTS = 5
 
@@ -50,18 +52,31 @@ class LabelledCase:
         return self.patient or self.case_id.rstrip("_")
 
 
-def read_cohort(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+def refuse(error: CaseError) -> None:
+    """Let a case that fails fail the whole cohort."""
+    raise error
+
+
+def read_cohort(
+    config: CohortConfig, interface: Interface, *, warn: Warn, on_error: OnError = refuse
+) -> list[LabelledCase]:
     """Read the labelled cases of a folder in the CHIMERA download's layout, or of a manifest.
+
+    Args:
+        config: Where the cases lie.
+        interface: Names the labels of a download, and the unit of the times.
+        warn: Takes each warning.
+        on_error: Takes the error of a case whose record cannot be read; the case is left out.
 
     Raises:
         ConfigError: A label is absent or out of range, the times are of another unit, or the
             cohort has too few events.
-        CaseError: A record cannot be read.
+        CaseError: A record cannot be read, and `on_error` raises what it takes.
     """
     if config.root.is_dir():
-        cases = _read_download(config, interface, warn=warn)
+        cases = _read_download(config, interface, warn=warn, on_error=on_error)
     elif config.root.suffix.lower() in SUFFIXES:
-        cases = _read_manifest(config, interface, warn=warn)
+        cases = _read_manifest(config, interface, warn=warn, on_error=on_error)
     else:
         raise ConfigError(
             f"{config.root}: expected a folder in the CHIMERA download's layout or a manifest "
@@ -136,7 +151,9 @@ def outcomes(cases: Sequence[LabelledCase]) -> Outcome:
     )
 
 
-def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+def _read_download(
+    config: CohortConfig, interface: Interface, *, warn: Warn, on_error: OnError
+) -> list[LabelledCase]:
     """Read a folder, where the labels are in the clinical records.
 
     A folder whose name is another's with a trailing underscore is that patient again (the public
@@ -147,7 +164,9 @@ def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) ->
         raise ConfigError(
             f"{config.root}: expected a manifest beside rna_table or clinical_table, found a folder"
         )
-    cases = read_download(config.root, interface, warn=warn)
+    rows = list_download(config.root)
+    built = _build_cases(rows, interface, Tables(), warn=warn, on_error=on_error)
+    cases = [case for _, case in built]
     ids = {case.case_id for case in cases}
     labelled = []
     for case in cases:
@@ -161,34 +180,49 @@ def _read_download(config: CohortConfig, interface: Interface, *, warn: Warn) ->
     return labelled
 
 
-def _read_manifest(config: CohortConfig, interface: Interface, *, warn: Warn) -> list[LabelledCase]:
+def _read_manifest(
+    config: CohortConfig, interface: Interface, *, warn: Warn, on_error: OnError
+) -> list[LabelledCase]:
     """Read a manifest with the columns `event` and `time`, and maybe `patient_id` and `centre`."""
     rows = read_manifest(config.root)
     absent = [name for name in ("event", "time") if name not in rows[0].fields]
     if absent:
         raise ConfigError(f"{config.root}: expected columns event and time, found no {absent[0]}")
     # Labels first: a wrong one is told before minutes of reading.
-    labels = [
-        (
+    labels = {
+        row.case_id: (
             _event(row.fields["event"], f"{config.root}: case {row.case_id}: event"),
             _time(row.fields["time"], f"{config.root}: case {row.case_id}: time"),
         )
         for row in rows
-    ]
+    }
     tables = read_tables(
         rows, interface, rna=config.rna_table, clinical=config.clinical_table, warn=warn
     )
     factor = _factor(config, interface)
     return [
         LabelledCase(
-            case=build_case(row, interface, tables, warn=warn),
-            event=event,
-            time=time * factor,
+            case=case,
+            event=labels[row.case_id][0],
+            time=labels[row.case_id][1] * factor,
             centre=row.fields.get("centre", ""),
             patient=row.fields.get("patient_id") or None,
         )
-        for row, (event, time) in zip(rows, labels, strict=True)
+        for row, case in _build_cases(rows, interface, tables, warn=warn, on_error=on_error)
     ]
+
+
+def _build_cases(
+    rows: Sequence[Row], interface: Interface, tables: Tables, *, warn: Warn, on_error: OnError
+) -> Iterator[tuple[Row, Case]]:
+    """Read the records of each case; one that cannot be read is `on_error`'s."""
+    for row in rows:
+        try:
+            case = build_case(row, interface, tables, warn=warn)
+        except CaseError as error:
+            on_error(error)
+            continue
+        yield row, case
 
 
 def _download_labels(case: Case, interface: Interface) -> tuple[bool, float]:

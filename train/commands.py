@@ -1,9 +1,7 @@
 """What each command of `python -m train` does, from a config to files."""
 
-import csv
-import hashlib
-import json
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,21 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from model import __version__
 from model.bundle import Bundle
 from model.errors import ConfigError, TriSurvError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
 from model.interface import Interface, read_interface
-from model.predictor import Predictor
+from model.process import SOME_FAILED
 from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.cohort import LabelledCase, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
     FloatArray,
@@ -35,11 +30,21 @@ from train.crossval import (
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags, make_fold
+from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
+from train.folds import outer_folds
+from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.report import training_report, validation_report, write_report
+from train.scores import (
+    check_places,
+    load_predictor,
+    make_folder,
+    score_cases,
+    write_csv,
+    write_scores,
+)
 from train.simulate import SimulateConfig, simulate_cohort
 from train.views import MeanEmbedding
 
@@ -76,6 +81,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     """
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
+    _check(config, cases)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -83,7 +89,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
             config, cases, warn=_once(), progress=progress_lines("cases embedded", say)
         )
         if ranks.is_first():
-            _claim(config, cases)
+            claim(config.output, run_identity(config, cases))
         ranks.wait_for_all()
         run = Run(config, interface, cases, bags, warn=_once(), say=say)
         results = cross_validate(run)
@@ -95,7 +101,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "config": config.model_dump(mode="json"),
-        "cohort_sha256": _cohort_sha256(cases),
+        "cohort_sha256": cohort_sha256(cases),
     }
     report = training_report(
         run, results, baselines=_baseline_risks(run, results), provenance=provenance
@@ -104,11 +110,26 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     say(f"out-of-fold C-index {metrics['harrell_c']}")
     say(report.verdict.sentence)
     say(f"wrote {write_report(config.output, report)}")
+    provenance["patients"] = patient_hashes(cases)
     provenance["out_of_fold"] = {name: asdict(value) for name, value in metrics.items()}
     target = config.output / "bundle.safetensors"
     build_bundle(run, results, provenance).save(target)
     _write_risks(config.output / "out_of_fold.csv", cases, risk)
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
+
+
+def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
+    """Raise before hours of embedding what the first fold would raise after them.
+
+    Raises:
+        ConfigError: The device is not there, folds, gene panel or gene sets do not fit, or the
+            output folder cannot be written.
+    """
+    ranks.device(config.device)
+    outer_folds(cases, config.folds, seed=[config.seed, 0])
+    if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
+        check_genes(config.rna, cases, warn=warn)
+    make_folder(config.output)
 
 
 def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
@@ -138,38 +159,41 @@ def evaluate(
     output: Path | None,
     report: Path | None,
     device: str,
-) -> None:
-    """Score a labelled cohort with a bundle, as an external validation."""
+) -> int:
+    """Score a labelled cohort with a bundle, as an external validation.
+
+    A case that cannot be scored is told on stderr and left out.
+
+    Returns:
+        The exit code: 0, or `SOME_FAILED`.
+
+    Raises:
+        ConfigError: The results cannot be written, or too few cases can be scored.
+    """
+    check_places(output, report)
     bundle = Bundle.load(path)
+    weights_dirs = [path.parent, *EncoderConfig().weights]
+    predictor = load_predictor(bundle, weights_dirs, ranks.device(device), bags=cohort.bags)
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
-    cases = read_cohort(cohort, interface, warn=warn)
-    predictor = Predictor(
-        bundle, weights_dirs=[path.parent, *EncoderConfig().weights], device=torch.device(device)
-    )
-    shown = progress_lines("cases scored", say)
-    rows = []
-    for index, labelled in enumerate(cases):
-        prediction = predictor.predict(labelled.case, progress=lambda done, total: None)
-        rows.append(
-            {
-                "case_id": labelled.case_id,
-                "event": int(labelled.event),
-                "time": labelled.time,
-                "risk": prediction.risk,
-                "predicted_time": prediction.time,
-            }
-        )
-        shown(index + 1, len(cases))
-    risk = np.array([row["risk"] for row in rows])
-    seen = bundle.manifest.provenance.get("cohort_sha256") == _cohort_sha256(cases)
-    validation = validation_report(bundle, interface, cases, risk, seen=seen)
+    failed: list[str] = []
+
+    def leave_out(error: TriSurvError) -> None:
+        failed.append(str(error))
+        print(error, file=sys.stderr, flush=True)
+
+    found = read_cohort(cohort, interface, warn=warn, on_error=leave_out)
+    progress = progress_lines("cases scored", say)
+    cases, predictions = score_cases(predictor, found, on_error=leave_out, progress=progress)
+    say(f"{len(cases)} of {len(cases) + len(failed)} cases scored, {len(failed)} failed")
+    if output is not None and cases:
+        write_scores(output, cases, predictions)
+        say(f"wrote {output}")
+    check_outcomes(cases, f"{cohort.root}: the cases that can be scored")
+    validation = validation_report(bundle, interface, cases, predictions, failed=len(failed))
     say(validation.verdict.sentence)
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
         say(f"wrote {write_report(report, validation)}")
-    if output is not None:
-        _write_csv(output, rows)
-        say(f"wrote {output}")
+    return SOME_FAILED if failed else 0
 
 
 def information(path: Path, overrides: Sequence[str]) -> None:
@@ -222,32 +246,6 @@ def _once() -> Warn:
     return warn_once
 
 
-def _claim(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
-    """Mark the output folder as this run's, so that another run's folds are never mixed in.
-
-    Raises:
-        ConfigError: The folder belongs to a run with another config or cohort.
-    """
-    path = config.output / "run.json"
-    # Who made the bags is no matter of the run: a killed one may go on with other workers.
-    settings = config.model_dump(mode="json", exclude={"embed"})
-    own = {"config": settings, "cohort_sha256": _cohort_sha256(cases)}
-    if path.is_file():
-        if json.loads(path.read_text()) != own:
-            raise ConfigError(
-                f"{config.output}: expected an empty folder or this run's own, "
-                "found a run with another config or cohort"
-            )
-        return
-    (config.output / "folds").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(own, indent=2))
-
-
-def _cohort_sha256(cases: Sequence[LabelledCase]) -> str:
-    rows = [f"{case.case_id},{int(case.event)},{case.time!r}" for case in cases]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
 def _commit() -> str:
     """Return the commit that trained, marked where the tree differed from it."""
     try:
@@ -268,13 +266,4 @@ def _write_risks(path: Path, cases: Sequence[LabelledCase], risk: FloatArray) ->
         {"case_id": c.case_id, "event": int(c.event), "time": c.time, "risk": float(r)}
         for c, r in zip(cases, risk, strict=True)
     ]
-    _write_csv(path, rows)
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    write_csv(path, rows)

@@ -183,7 +183,7 @@ class TrainConfig(_Part):
     """
 
     output: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     notice: str = "research software, not for clinical use"
     cohort: CohortConfig

@@ -18,11 +18,12 @@ from model.fusion import FUSIONS, build_fusion, read_settings
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.member import Member
+from model.messages import some
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from train.cohort import LabelledCase
 from train.config import RnaConfig, TrainConfig
-from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets
+from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets, read_panel
 from train.text_encoder import load_text_encoder
 
 
@@ -158,15 +159,39 @@ def start_member(
     return Member(fusion, rna, clinical, risk_mean=0.0, risk_sd=1.0, clinical_text=text)
 
 
+def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:
+    """Name the genes of a run's panel that no case has, before a fold does without them.
+
+    Raises:
+        ConfigError: The panel or the gene sets cannot be read, or no case has a gene of the panel.
+    """
+    _, panel = read_genes(config)
+    if config.panel is None or panel is None:
+        return
+    records = [case.case.rna for case in cases if case.case.rna is not None]
+    known: set[str] = set().union(*(record.values.keys() for record in records))
+    unknown = [gene for gene in panel if gene not in known]
+    if len(unknown) == len(panel):
+        raise ConfigError(
+            f"{config.panel}: expected genes that the cohort has, found only others: "
+            f"{some(unknown)}"
+        )
+    if unknown:
+        warn(
+            f"{config.panel}: {len(unknown):,} of {len(panel):,} genes are in no case of the "
+            f"cohort: {some(unknown)}"
+        )
+
+
 def read_genes(config: RnaConfig) -> tuple[GeneSets, tuple[str, ...] | None]:
     """Return a run's gene sets, none where no file is named, and its panel, None for all genes.
 
     Raises:
-        ConfigError: The gene sets cannot be read.
+        ConfigError: The panel or the gene sets cannot be read.
     """
     sets = read_gene_sets(config.gene_sets) if config.gene_sets else {}
     if config.panel is not None:
-        return sets, tuple(config.panel.read_text().split())
+        return sets, tuple(read_panel(config.panel))
     return sets, tuple(all_genes(sets)) or None
 
 

@@ -35,10 +35,11 @@ def km_figure(group: Index, outcome: Outcome, n_groups: int, unit: Unit) -> str:
         for number, (name, colour) in enumerate(
             zip(GROUP_NAMES[n_groups], GROUP_COLOURS[n_groups], strict=True)
         ):
-            members = outcome.take(np.flatnonzero(group == number))
-            _draw_curve(curves, members, name, colour)
+            members = np.flatnonzero(group == number)
+            if len(members):  # an external cohort may have nobody at high risk, or at low
+                _draw_curve(curves, outcome.take(members), name, colour)
             for tick in ticks:
-                at_risk = int((members.time >= tick).sum())
+                at_risk = int((outcome.time[members] >= tick).sum())
                 table.text(tick, number, f"{at_risk}", ha="center", va="center")
         curves.set(ylim=(0, 1.02), ylabel="event-free", xlim=(0, end))
         curves.set_xticks(ticks)
@@ -133,8 +134,6 @@ def forest_figure(rows: Sequence[tuple[str, Value]]) -> str:
 
 
 def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
-    if not len(members.time):
-        return
     km = KaplanMeierFitter().fit(members.time, members.event)
     times = km.survival_function_.index.to_numpy()
     survival = km.survival_function_.iloc[:, 0].to_numpy()

@@ -1,4 +1,4 @@
-"""Gene sets: which genes act together, read from the user's own file.
+"""Gene sets: which genes act together, and panels: which are used, from the user's own files.
 
 GMT is MSigDB's format: a line a set, with its name, a remark and the symbols, tabs between them.
 CSV is that of the survival papers' repositories: a column a set, its name on top, the symbols
@@ -15,6 +15,8 @@ from model.errors import ConfigError
 
 GeneSets = Mapping[str, tuple[str, ...]]
 """The symbols of each set, by its name, both in the file's order."""
+
+_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 
 def read_gene_sets(path: Path) -> dict[str, tuple[str, ...]]:
@@ -43,12 +45,27 @@ def read_gene_sets(path: Path) -> dict[str, tuple[str, ...]]:
                     f"{path}: {place}: expected each gene set once, found {name} again"
                 )
             sets[name] = genes
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except (*_UNREADABLE, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: expected readable gene sets, found: {reason}") from error
     if not sets:
         raise ConfigError(f"{path}: expected gene sets, found an empty file")
     return sets
+
+
+def read_panel(path: Path) -> list[str]:
+    """Read a panel of genes, one symbol a line.
+
+    Raises:
+        ConfigError: The file cannot be read, or names no gene.
+    """
+    try:
+        genes = [gene for line in _lines(path) for gene in line.split()]
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path}: expected a readable gene panel, found: {error}") from error
+    if not genes:
+        raise ConfigError(f"{path}: expected a gene panel, found an empty file")
+    return genes
 
 
 def all_genes(gene_sets: GeneSets) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from model.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,17 @@ def wait_for_all() -> None:
 
 
 def device(name: str) -> torch.device:
-    """Return the device of this process: "cuda" means one card a process."""
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(name)
+    """Return the device of this process: "cuda" means one card a process.
+
+    Raises:
+        ConfigError: There is no such device, or torch cannot use it.
+    """
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
+    try:
+        torch.zeros(1, device=own)  # a card that is listed may yet be out of order, or too old
+    except (RuntimeError, AssertionError) as error:  # the latter by a torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device: expected one that torch can use, found {name!r}: {reason}"
+        ) from error
+    return torch.device(own)

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model.bags import bag_path
 from model.bundle import Bundle
+from model.case import Prediction
 from model.interface import Interface, Unit
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
@@ -30,6 +32,7 @@ from train.forecast import (
     cross_fit,
     forecast_with,
 )
+from train.identity import count_trained
 from train.verdict import Compared, Verdict, compare_risks, judge, judge_alone
 
 
@@ -132,40 +135,49 @@ def validation_report(
     bundle: Bundle,
     interface: Interface,
     cases: Sequence[LabelledCase],
-    risk: Array,
+    predictions: Sequence[Prediction],
     *,
-    seen: bool,
+    failed: int,
     resamples: int = RESAMPLES,
 ) -> Report:
-    """Evaluate a bundle on another cohort.
+    """Evaluate a bundle on another cohort, or say that it is none.
 
     Args:
-        bundle: What gave the risks.
+        bundle: What gave the predictions.
         interface: Of the cohort.
-        cases: The labelled cases.
-        risk: (n,) their risks by the bundle.
-        seen: Whether the bundle was trained on these very patients.
+        cases: The labelled cases that could be scored.
+        predictions: Of the same cases, by the bundle.
+        failed: How many other cases of the cohort could not be scored.
         resamples: Of the bootstrap.
     """
     manifest = bundle.manifest
     unit = manifest.task.unit
+    seen = count_trained(manifest.provenance, cases)
+    risk = np.array([prediction.risk for prediction in predictions])
+    with_bag = {p.case_id for p in predictions if "slide" in p.modalities}
     forecast = forecast_with(bundle.mapping, risk)
     evaluation = _evaluate(cases, risk, forecast, unit=unit, resamples=resamples)
     return Report(
         verdict=judge_alone(evaluation.metrics[0].value, seen=seen),
-        kind="external validation",
+        kind="evaluation with training patients" if seen else "external validation",
         model=manifest.fusion,
         endpoint=manifest.task.endpoint,
         unit=unit,
         evaluation=evaluation,
         baselines=[],
         cohort=describe_cohort(
-            cases, interface.clinical, unit=unit, has_slide=lambda case: bool(case.case.slides)
+            cases,
+            interface.clinical,
+            unit=unit,
+            has_slide=lambda case: bool(case.case.slides) or case.case_id in with_bag,
         ),
         folds=[],
         settings=_flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
-        provenance=dict(manifest.provenance),
-        notes=[],
+        # A report travels further than its bundle, and nobody reads hashes.
+        provenance={k: v for k, v in manifest.provenance.items() if k != "patients"},
+        notes=[f"{failed} of {failed + len(cases)} cases could not be scored and are left out"]
+        if failed
+        else [],
         figures=_figures(forecast, outcomes(cases), evaluation, unit),
     )
 

@@ -89,20 +89,19 @@ def judge(own: Value, compared: Sequence[Compared]) -> Verdict:
     return Verdict(beats, best.name, sentence)
 
 
-def judge_alone(own: Value, *, seen: bool = False) -> Verdict:
+def judge_alone(own: Value, *, seen: int = 0) -> Verdict:
     """Say whether the risks order a cohort's patients better than chance.
 
     Args:
         own: Their C-index.
-        seen: Whether the model was trained on these very patients, which leaves nothing to say.
+        seen: How many of the patients the model was trained on; any leave nothing to say.
     """
     if isinstance(own, Unavailable):
         return Verdict(None, "chance", f"The C-index {own}.")
     numbers = f"C-index {with_interval(own)}"
     if seen:
-        sentence = (
-            f"This is no validation, the model was trained on these very patients: {numbers}."
-        )
+        trained = f"the model was trained on {seen:,} of these patients"
+        sentence = f"This is no validation, {trained}: {numbers}."
         return Verdict(None, "chance", sentence)
     if own.low is None:
         sentence = f"Too few patients to say whether the risks order them: {numbers}."

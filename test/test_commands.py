@@ -1,0 +1,250 @@
+"""The commands of `python -m train`: what is refused before the work, and in which words."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from job_files import CHIMERA
+from small_bundles import PATCHES, build_bundle
+from small_runs import read_table, write_run, write_table
+from synthetic import no_warning
+
+from model.bags import bag_path, write_bag
+from model.batch import Bag
+from model.bundle import read_manifest
+from model.encoder import ENCODERS
+from train.__main__ import main
+from train.cohort import read_cohort
+from train.config import RnaConfig, read_config
+from train.dataset import check_genes
+from train.identity import count_trained, patient_hashes
+
+LITE = ENCODERS["efficientnet_lite0"]
+
+no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Return the one line with which a command refuses; it must not have done any work."""
+    assert main([str(argument) for argument in arguments]) == 1
+    said = capsys.readouterr()
+    assert "epochs" not in said.out and "scored" not in said.out
+    assert said.err.count("\n") == 1
+    return said.err.strip()
+
+
+# -- fit -------------------------------------------------------------------------------------------
+
+
+def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal(capsys, "fit", run, "seed=-1")
+    assert told == f"{run}: seed: Input should be greater than or equal to 0"
+
+
+@no_card
+def test_a_device_that_is_not_there_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refusal(capsys, "fit", run, "device=cuda")
+    assert told.startswith("device: expected one that torch can use, found 'cuda': ")
+
+
+def test_a_device_that_nobody_knows_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refusal(capsys, "fit", run, "device=gpu")
+    assert told.startswith("device: expected one that torch can use, found 'gpu': Expected one of")
+
+
+def test_a_panel_that_is_not_there_is_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "panel.txt"
+    told = refusal(capsys, "fit", run, f"rna.panel={path}")
+    assert told.startswith(f"{path}: expected a readable gene panel, found: [Errno 2] No such file")
+
+
+def test_a_panel_of_unknown_genes_is_refused_and_names_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "panel.txt"
+    path.write_text("TP53\nKRT5\n")
+    told = refusal(capsys, "fit", run, f"rna.panel={path}")
+    assert told == f"{path}: expected genes that the cohort has, found only others: TP53, KRT5"
+
+
+def test_genes_of_the_panel_that_the_cohort_lacks_are_named(run: Path) -> None:
+    path = run.parent / "panel.txt"
+    path.write_bytes(b"\xef\xbb\xbfG0\r\nG1\r\nTP53\r\n")  # as Excel writes it
+    cases = read_cohort(read_config(run).cohort, CHIMERA, warn=no_warning)
+    warnings: list[str] = []
+    check_genes(RnaConfig(panel=path), cases, warn=warnings.append)
+    assert warnings == [f"{path}: 1 of 3 genes are in no case of the cohort: TP53"]
+
+
+def test_folds_that_do_not_fit_are_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "folds.csv"
+    told = refusal(capsys, "fit", run, 'folds.split="file"', f"folds.file={path}")
+    assert told == f"{path}: expected a table (.csv or .parquet), found no file"
+    assert not (run.parent / "run").exists()
+
+
+def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
+    run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", str(run)]) == 0
+    bundle = run.parent / "run" / "bundle.safetensors"
+    first = bundle.read_bytes()
+    assert main(["fit", str(run)]) == 0
+    assert capsys.readouterr().out.count("on disk already") == 2
+    assert bundle.read_bytes() == first
+    path = run.parent / "rna.csv"
+    rows = read_table(path)
+    rows[1][1] = "9.75"
+    write_table(path, rows)
+    told = refusal(capsys, "fit", run)
+    assert told.endswith(
+        "run: expected an empty folder or this run's own, found a run that differs in RNA"
+    )
+
+
+# -- evaluate --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, quick_report: None) -> Path:
+    """Return the folder of a run, with its bundle in `run`."""
+    folder = tmp_path_factory.mktemp("fitted")
+    assert main(["fit", str(write_run(folder))]) == 0
+    return folder
+
+
+def evaluate(fitted: Path, manifest: Path, *options: str | Path, exit_code: int = 0) -> None:
+    tables = ("--rna-table", fitted / "rna.csv", "--clinical-table", fitted / "clinical.csv")
+    arguments = ["evaluate", fitted / "run" / "bundle.safetensors", manifest, *tables, *options]
+    assert main([str(argument) for argument in arguments]) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("own", "strangers", "trained"), [(40, 0, 40), (25, 0, 25), (1, 20, 1), (0, 20, 0)]
+)
+def test_training_patients_validate_nothing_in_whatever_order(
+    fitted: Path, tmp_path: Path, own: int, strangers: int, trained: int
+) -> None:
+    """A shuffled training cohort, a part of it, and one of its patients among others."""
+    header, *rows = read_table(fitted / "cases.csv")
+    others = [[row[0], *row[1:], f"Q{row[0]}"] for row in rows[-strangers:] if strangers]
+    mixed = [[*header, "patient_id"], *([*row, ""] for row in reversed(rows[:own])), *others]
+    report = tmp_path / "report"
+    evaluate(fitted, write_table(tmp_path / "m.csv", mixed), "--report", report)
+    said = json.loads((report / "report.json").read_text())
+    page = (report / "report.html").read_text()
+    start = f"This is no validation, the model was trained on {trained} of these patients: C-index"
+    assert said["verdict"]["sentence"].startswith(start) == (trained > 0)
+    assert (said["verdict"]["beats"] is None) == (trained > 0)
+    assert (said["kind"] == "external validation") == (trained == 0)
+    assert ("nothing was fitted to these patients" in page) == (trained == 0)
+    assert "patients" not in said["provenance"]
+
+
+def test_a_bundle_tells_no_patient_and_an_older_one_knows_its_very_cohort(fitted: Path) -> None:
+    provenance = read_manifest(fitted / "run" / "bundle.safetensors").provenance
+    hashes = provenance["patients"]
+    assert isinstance(hashes, list) and len(set(map(str, hashes))) == 40
+    assert all(re.fullmatch("[0-9a-f]{8}", str(known)) for known in hashes)
+    cases = read_cohort(read_config(fitted / "run.toml").cohort, CHIMERA, warn=no_warning)
+    assert not set(patient_hashes(cases[:30])) & set(hashes)  # another cohort, other hashes
+    older = {name: value for name, value in provenance.items() if name != "patients"}
+    assert count_trained(older, cases) == 40
+    assert count_trained(older, cases[::-1]) == 0
+    assert count_trained({}, cases) == 0
+
+
+@no_card
+def test_evaluation_refuses_a_device_that_is_not_there(
+    run: Path, lenient_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = run.parent / "cases.csv"
+    told = refusal(capsys, "evaluate", lenient_bundle, cases, "--device", "cuda")
+    assert told.startswith("device: expected one that torch can use, found 'cuda': ")
+
+
+def manifest_with_records(fitted: Path, folder: Path, records: dict[str, str]) -> Path:
+    """Write a manifest in which some cases have an RNA record of their own, with this text."""
+    header, *rows = read_table(fitted / "cases.csv")
+    for case_id, text in records.items():
+        (folder / f"{case_id}.json").write_text(text)
+    named = [[*row, f"{row[0]}.json" if row[0] in records else ""] for row in rows]
+    return write_table(folder / "m.csv", [[*header, "rna"], *named])
+
+
+def test_cases_that_fail_are_told_and_left_out(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One whose record is no JSON, and one that lacks genes."""
+    manifest = manifest_with_records(fitted, tmp_path, {"P07": "{", "P31": '{"G0": 1}'})
+    output, report = tmp_path / "new" / "scores.csv", tmp_path / "report"
+    evaluate(fitted, manifest, "--output", output, "--report", report, exit_code=3)
+    said = capsys.readouterr()
+    broken, lacking = said.err.splitlines()
+    assert broken.startswith(f"case P07: {tmp_path}/P07.json: expected valid JSON, found ")
+    assert lacking.startswith(f"case P31: {tmp_path}/P31.json: expected at most 0 of 8 genes miss")
+    assert "38 of 40 cases scored, 2 failed" in said.out
+    scored = [row[0] for row in read_table(output)[1:]]
+    assert scored == [f"P{i:02d}" for i in range(40) if i not in (7, 31)]
+    numbers = json.loads((report / "report.json").read_text())
+    assert numbers["evaluation"]["n"] == 38
+    assert numbers["notes"] == ["2 of 40 cases could not be scored and are left out"]
+    assert "trained on 38 of these patients" in numbers["verdict"]["sentence"]
+
+
+def test_too_few_cases_that_can_be_scored_leave_a_table_and_no_report(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report = tmp_path / "scores.csv", tmp_path / "report"
+    lacking = {f"P{i:02d}": '{"G0": 1}' for i in range(40) if i != 5}
+    manifest = manifest_with_records(fitted, tmp_path, lacking)
+    evaluate(fitted, manifest, "--output", output, "--report", report, exit_code=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    start = f"{manifest}: the cases that can be scored: expected at least 5 events, found "
+    assert last.startswith(start)
+    assert [row[0] for row in read_table(output)[1:]] == ["P05"]
+    assert not list(report.iterdir())
+
+
+def test_places_that_cannot_be_written_are_refused_before_any_work(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (fitted / "run" / "bundle.safetensors", fitted / "cases.csv")
+    (tmp_path / "file").touch()
+    told = refusal(capsys, "evaluate", *own, "--output", tmp_path / "file" / "scores.csv")
+    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+    told = refusal(capsys, "evaluate", *own, "--output", tmp_path)
+    assert told == f"{tmp_path}: expected a file to write, found a folder"
+    told = refusal(capsys, "evaluate", *own, "--report", tmp_path / "file" / "report")
+    assert told.startswith(f"{tmp_path}/file/report: expected a folder to write in, found: Not a")
+    told = refusal(capsys, "fit", fitted / "run.toml", f"output={tmp_path}/file")
+    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+
+
+def test_bags_stand_in_for_slides_and_encoder(fitted: Path, tmp_path: Path) -> None:
+    bundle, report = tmp_path / "bundle.safetensors", tmp_path / "report"
+    build_bundle(modalities=("slide",)).save(bundle)
+    for seed, (case_id, *_) in enumerate(read_table(fitted / "cases.csv")[1:]):
+        embeddings = torch.randn(3, LITE.width, generator=torch.Generator().manual_seed(seed))
+        places = torch.zeros(3, 2, dtype=torch.int64)
+        bag = Bag(embeddings, places, slide_index=torch.zeros(3, dtype=torch.int64))
+        write_bag(bag_path(tmp_path / "bags", case_id), bag, LITE, PATCHES)
+    options = ["--embeddings", f"{tmp_path}/bags", "--report", str(report)]
+    assert main(["evaluate", str(bundle), str(fitted / "cases.csv"), *options]) == 0
+    cohort = json.loads((report / "report.json").read_text())["cohort"]
+    assert cohort[0]["slide"] == 40

@@ -1,0 +1,118 @@
+"""A labelled cohort's scores: one case after another, whatever becomes of each, and on the disk."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+
+from model.bundle import Bundle
+from model.case import Prediction
+from model.cohort_bags import BagPredictor
+from model.errors import CaseError, ConfigError
+from model.predictor import Predictor
+from model.progress import Progress
+from train.cohort import LabelledCase
+
+
+def check_places(output: Path | None, report: Path | None) -> None:
+    """See that results can be written before the work is done that makes them.
+
+    Args:
+        output: A file; its folder is made where it is not there.
+        report: A folder, likewise.
+
+    Raises:
+        ConfigError: Nothing can be written there.
+    """
+    if output is not None:
+        make_folder(output.parent)
+        if output.is_dir():
+            raise ConfigError(f"{output}: expected a file to write, found a folder")
+    if report is not None:
+        make_folder(report)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is not there, and see that files can be written in it.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: expected a folder to write in, found: {error.strerror}"
+        ) from error
+
+
+def load_predictor(
+    bundle: Bundle, weights_dirs: Sequence[Path], device: torch.device, *, bags: Path | None
+) -> Predictor:
+    """Return a Predictor, which takes bags from a folder and leaves its own there if one is named.
+
+    Raises:
+        BundleError: The encoder's weights are not there, or are others.
+    """
+    if bags is None:
+        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
+    return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=bags)
+
+
+def score_cases(
+    predictor: Predictor,
+    cases: Sequence[LabelledCase],
+    *,
+    on_error: Callable[[CaseError | ConfigError], None],
+    progress: Progress,
+) -> tuple[list[LabelledCase], list[Prediction]]:
+    """Return the cases that can be scored, and their predictions.
+
+    Args:
+        predictor: Scores them.
+        cases: All cases.
+        on_error: Takes the error of each other case, a ConfigError where its bag is another's.
+        progress: Told how many cases are done.
+    """
+    scored, predictions = [], []
+    for index, labelled in enumerate(cases):
+        try:
+            prediction = predictor.predict(labelled.case, progress=lambda done, total: None)
+        except (CaseError, ConfigError) as error:
+            on_error(error)
+        else:
+            scored.append(labelled)
+            predictions.append(prediction)
+        progress(index + 1, len(cases))
+    return scored, predictions
+
+
+def write_scores(
+    path: Path, cases: Sequence[LabelledCase], predictions: Sequence[Prediction]
+) -> None:
+    """Write outcomes, risks and predicted times as CSV, whole or not at all."""
+    rows = [
+        {
+            "case_id": labelled.case_id,
+            "event": int(labelled.event),
+            "time": labelled.time,
+            "risk": prediction.risk,
+            "predicted_time": prediction.time,
+        }
+        for labelled, prediction in zip(cases, predictions, strict=True)
+    ]
+    write_csv(path, rows)
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one or more rows as CSV, with a header, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
