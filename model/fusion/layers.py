@@ -140,7 +140,8 @@ class GatedAttentionPool(nn.Module):
         for x, real, of in zip(*pieces, strict=True):
             patches = self.project(x)  # (n, width)
             score = self.score(self.value(patches) * self.gate(patches)).squeeze(-1)  # (n,)
-            score = score.float()  # bfloat16 has no `lowest`, and a softmax over -inf is no number
+            # `lowest` in bfloat16 is -inf, and a softmax over nothing else is no number.
+            score = score.to(torch.promote_types(score.dtype, torch.float32))
             own = torch.where((of == cases) & real, score, lowest)  # (B, n)
             scores.append(score)
             levels.append(own.logsumexp(dim=1))
