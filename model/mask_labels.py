@@ -121,9 +121,9 @@ def _reduce_level(tiff: tifffile.TiffFile, level: tifffile.TiffPage, cell_px: in
     def cells_of(stream: bytes, width_px: int, height_px: int) -> Pixels:
         """Return the cells of a tile, of which so many pixels lie inside the level."""
         labels: Any = level.decode(stream, 0, jpegtables=level.jpegtables)[0]  # (1, H, W, C)
-        tissue = np.zeros((level.tilelength, level.tilewidth), dtype=np.uint8)
-        tissue[:height_px, :width_px] = 255 * (labels[0, :height_px, :width_px, 0] > 0)
-        return np.asarray(Image.fromarray(tissue).reduce(cell_px))
+        tissue = np.zeros((level.tilelength, level.tilewidth), dtype=np.bool_)
+        tissue[:height_px, :width_px] = labels[0, :height_px, :width_px, 0] > 0
+        return np.asarray(Image.fromarray(tissue * np.uint8(255)).reduce(cell_px))
 
     tile_width_px, tile_height_px = level.tilewidth, level.tilelength
     columns = -(-level.imagewidth // tile_width_px)
