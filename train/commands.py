@@ -20,7 +20,7 @@ from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, check_risk_sets, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
     FloatArray,
@@ -122,11 +122,13 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
-        ConfigError: The device is not there, folds, gene panel or gene sets do not fit, or the
-            output folder cannot be written.
+        ConfigError: The device is not there, folds, gene panel or gene sets do not fit, Cox's loss
+            would compare nobody, or the output folder cannot be written.
     """
     ranks.device(config.device)
     outer_folds(cases, config.folds, seed=[config.seed, 0])
+    if config.fit.loss == "cox":
+        check_risk_sets(cases, str(config.cohort.root), warn=warn)
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
         check_genes(config.rna, cases, warn=warn)
     make_folder(config.output)

@@ -19,7 +19,7 @@ from model.interface import Interface
 from model.member import Member, MemberManifest, load_member
 from train import ranks
 from train.calibrate import fit_mapping
-from train.cohort import LabelledCase, check_risk_sets, outcomes
+from train.cohort import LabelledCase, outcomes
 from train.config import TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
 from train.folds import outer_folds, stratified_folds
@@ -61,13 +61,7 @@ class Run:
 
 
 def cross_validate(run: Run) -> list[FoldResult]:
-    """Fit one member for each fold of each repeat; a fold that is on disk is not fitted again.
-
-    Raises:
-        ConfigError: The cohort cannot be cut so, or Cox's loss would compare nobody.
-    """
-    if run.config.fit.loss == "cox":
-        check_risk_sets(run.cases, str(run.config.cohort.root), warn=run.warn)
+    """Fit one member for each fold of each repeat; a fold that is on disk is not fitted again."""
     folds = run.config.folds
     directory = run.config.output / "folds"
     work = [
