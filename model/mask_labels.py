@@ -20,6 +20,7 @@ from PIL import Image
 from model.errors import CaseError
 from model.jpeg_tiles import UNREADABLE
 from model.mosaic import Overview, Pixels
+from model.whole_image import check_file, read_whole, whole_size
 
 MOST_TILE_PX = 2**26
 """Most pixels of a tile: damaged tags may say anything."""
@@ -29,22 +30,38 @@ KEPT_TILES = 64
 _UNDECODABLE = (*UNREADABLE, RuntimeError, tifffile.TiffFileError)
 
 
-def reduce_tiles(path: Path, most_px: int) -> Overview | None:
-    """Return which share of each cell of a mask is tissue, as 0 to 255, (h, w).
+def reduce_mask(path: Path, most_px: int) -> Overview:
+    """Return which share of each cell of a mask of any pixel type is tissue, as 0 to 255, (h, w).
 
-    Tissue is where the first channel is above 0. Cells are squares of whole pixels that fill a
-    tile, so that equal tiles have equal cells.
+    Tissue is where the first channel is above 0.
 
     Args:
-        path: The mask.
-        most_px: About how many cells there are along the longer side. The coarsest level with that
-            many pixels is read.
-
-    Returns:
-        None where the file is no TIFF with tiles.
+        path: The mask, which may lack tiles.
+        most_px: About how many cells there are along the longer side.
 
     Raises:
-        CaseError: The file is damaged.
+        CaseError: The file is absent, empty, damaged or of a foreign format.
+    """
+    check_file(path)
+    overview = _reduce_tiles(path, most_px)
+    if overview is not None:
+        return overview
+    whole_size(path)  # or an error
+    labels = _read_labels(path)
+    if labels is None:
+        labels = read_whole(path)[0][..., 0]
+    tissue = np.uint8(255) * (labels > 0)
+    factor = math.ceil(max(tissue.shape) / most_px)
+    beyond = [(0, -side_px % factor) for side_px in tissue.shape]
+    cells = np.asarray(Image.fromarray(np.pad(tissue, beyond)).reduce(factor))
+    return Overview(cells, size_px=tissue.shape[::-1], downsample=(factor, factor))
+
+
+def _reduce_tiles(path: Path, most_px: int) -> Overview | None:
+    """Return the overview of a mask in tiles, None where the file is no TIFF with tiles.
+
+    The coarsest level that is fine enough is read. Cells are squares of whole pixels that fill a
+    tile, so that equal tiles have equal cells.
     """
     tiff = _open(path)
     if tiff is None:
@@ -71,12 +88,8 @@ def reduce_tiles(path: Path, most_px: int) -> Overview | None:
     )
 
 
-def read_labels(path: Path) -> NDArray[Any] | None:
-    """Return the first channel (H, W) of a TIFF of any layout; None where the file is none.
-
-    Raises:
-        CaseError: The file is damaged.
-    """
+def _read_labels(path: Path) -> NDArray[Any] | None:
+    """Return the first channel (H, W) of a TIFF of any layout; None where the file is none."""
     tiff = _open(path)
     if tiff is None:
         return None

@@ -1,4 +1,4 @@
-"""Pixels out of image files, through OpenSlide or SimpleITK: the one place that knows either.
+"""Pixels out of slides, through OpenSlide: the one place that knows it.
 
 JPEG tiles come straight out of the file where that changes no pixel: `model/jpeg_tiles.py`.
 """
@@ -8,21 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
 from PIL import Image
 
 from model.errors import CaseError
 from model.jpeg_tiles import JpegLevel, JpegTiles
-from model.mask_labels import read_labels, reduce_tiles
 from model.mosaic import Overview, Pixels
-
-# It prints its warnings on stderr, where the platform looks for errors.
-SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]
+from model.whole_image import WHOLE_SUFFIX, check_file, read_whole
 
 PLAIN_GRIDS = {"aperio", "generic-tiff"}
 """Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
@@ -30,10 +26,6 @@ BLENDING_TOLERANCE = 2
 """In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
 SHAPE_TOLERANCE = 0.02
 """Beside a pixel, by which the heights of levels may be off for their widths."""
-WHOLE_SUFFIX = ".mha"
-"""The platform delivers some images as MetaImage, which has no tiles and which OpenSlide lacks."""
-WHOLE_MOST_PX = 2**28
-"""Most pixels of an image without tiles: all of it comes into memory."""
 BLOCK_PX = 1024
 
 
@@ -197,57 +189,14 @@ def open_slide(path: Path) -> PixelSource:
     Raises:
         CaseError: The file is absent, empty, damaged or of a foreign format.
     """
-    _check_file(path)
+    check_file(path)
     if path.suffix.lower() != WHOLE_SUFFIX:
         return TiledSource(path)
-    values, properties = _read_whole(path)
+    values, properties = read_whole(path)
     if values.dtype != np.uint8 or values.shape[2] not in (1, 3):
         found = f"{values.dtype} with {values.shape[2]} channels"
         raise CaseError(path, expected="8-bit grey or RGB", found=found)
     return WholeSource(values, properties)
-
-
-def reduce_mask(path: Path, most_px: int) -> Overview:
-    """Return which share of each cell of a mask of any pixel type is tissue, as 0 to 255, (h, w).
-
-    Tissue is where the first channel is above 0.
-
-    Args:
-        path: The mask, which may lack tiles.
-        most_px: About how many cells there are along the longer side.
-
-    Raises:
-        CaseError: The file is absent, empty, damaged or of a foreign format.
-    """
-    _check_file(path)
-    overview = reduce_tiles(path, most_px)
-    if overview is not None:
-        return overview
-    _whole_size(path)  # or an error
-    labels = read_labels(path)
-    if labels is None:
-        labels = _read_whole(path)[0][..., 0]
-    tissue = np.uint8(255) * (labels > 0)
-    factor = math.ceil(max(tissue.shape) / most_px)
-    beyond = [(0, -side_px % factor) for side_px in tissue.shape]
-    cells = np.asarray(Image.fromarray(np.pad(tissue, beyond)).reduce(factor))
-    return Overview(cells, size_px=tissue.shape[::-1], downsample=(factor, factor))
-
-
-def untiled_size(path: Path) -> tuple[int, ...] | None:
-    """Return the size in a file's header, without reading pixels; None where there is none."""
-    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # a name that is no UTF-8 ends the process in SimpleITK
-        return None
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-    size: tuple[int, ...] = reader.GetSize()
-    return size
 
 
 def reduce_whole(
@@ -289,38 +238,3 @@ def reduce_whole(
 def _whole_cells(side_px: int, factor: int) -> int:
     """Round a side up to a multiple of the factor."""
     return -(-side_px // factor) * factor
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise CaseError(path, expected="an image file", found="no file")
-    if path.stat().st_size == 0:
-        raise CaseError(path, expected="an image file", found="an empty file")
-
-
-def _read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
-    """Return pixels (H, W, C) and the properties of an image without tiles."""
-    size = _whole_size(path)
-    try:
-        image: Any = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise CaseError(path, expected="all of the image", found="a damaged file") from error
-    if math.prod(size[2:]) != 1:
-        raise CaseError(path, expected="one plane", found=f"size {size}")
-    values = SimpleITK.GetArrayFromImage(image)
-    mpp_x, mpp_y = (1000 * spacing_mm for spacing_mm in image.GetSpacing()[:2])
-    return (
-        values.reshape(size[1], size[0], -1),
-        {"openslide.mpp-x": str(mpp_x), "openslide.mpp-y": str(mpp_y)},
-    )
-
-
-def _whole_size(path: Path) -> tuple[int, ...]:
-    """Return the size of an image without tiles, if all of it may come into memory."""
-    size = untiled_size(path)
-    if size is None:
-        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
-    if math.prod(size) > WHOLE_MOST_PX:
-        expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
-        raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
-    return size

@@ -12,7 +12,8 @@ from PIL import ImageColor
 from model.errors import CaseError, Warn
 from model.jpeg_tiles import JpegLevel
 from model.mosaic import Overview, Pixels, average, copy_common, cut_squares
-from model.pixels import PixelSource, open_slide, reduce_whole, untiled_size
+from model.pixels import PixelSource, open_slide, reduce_whole
+from model.whole_image import untiled_size
 
 MPP_RANGE = (0.1, 40.0)
 """Coarser than any slide are the print densities (72 to 600 dpi) that image tools leave behind."""

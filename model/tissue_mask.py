@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import CaseError, Warn
-from model.pixels import reduce_mask
+from model.mask_labels import reduce_mask
 from model.slide import Slide, is_placeholder
 from model.tissue import tissue_pixels
 

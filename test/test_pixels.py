@@ -10,8 +10,9 @@ from openslide import OpenSlide
 from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
-from model.pixels import WHOLE_MOST_PX, TiledSource
+from model.pixels import TiledSource
 from model.slide import Slide
+from model.whole_image import WHOLE_MOST_PX
 from train.pyramid import write_pyramid
 
 
@@ -145,5 +146,5 @@ class TestDamage:
     def test_too_large_without_tiles(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_mha(tmp_path / "slide.mha", np.zeros((30, 40), dtype=np.uint8))
         assert WHOLE_MOST_PX > 16_000**2
-        monkeypatch.setattr("model.pixels.WHOLE_MOST_PX", 1000)
+        monkeypatch.setattr("model.whole_image.WHOLE_MOST_PX", 1000)
         self.check(path, "tiles, or at most 1000 pixels", "1200 pixels without tiles")

@@ -12,8 +12,8 @@ from PIL import Image
 from synthetic import HEIGHT, SLIDES, WIDTH, blobs, no_warning, write_mha, write_striped
 
 from model.errors import CaseError
+from model.mask_labels import reduce_mask
 from model.patches import PatchSpec, patch_grid
-from model.pixels import reduce_mask
 from model.slide import Slide
 from model.tissue_mask import TissueMask, find_tissue
 from train.pyramid import write_mask_pyramid
