@@ -1,13 +1,13 @@
 """One patient to score: where its files lie, and where its answer goes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import CaseError, Warn, about_case, about_files
-from model.interface import MONTHS_PER, ClinicalSchema, Interface, Socket, Unit
+from model.interface import MONTHS_PER, Interface, Socket, Unit
 
 NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
 """What tables and JSON hold, in lower case, where nothing is known of any column."""
@@ -164,19 +164,6 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
             path, expected="a writable folder", found=error.strerror, case_id=prediction.case_id
         ) from error
     return path
-
-
-def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
-    """Return the value under the first of the names that the record has, without case; or None."""
-    lower = {key.strip().lower(): value for key, value in values.items()}
-    return next((lower[name.lower()] for name in names if name.lower() in lower), None)
-
-
-def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
-    """Return the (event, time) that a public clinical record carries, each None where absent."""
-    content = read_json(path)
-    values = content if isinstance(content, dict) else {}
-    return label_value(values, schema.event), label_value(values, schema.time)
 
 
 @about_files()

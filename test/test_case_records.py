@@ -24,8 +24,6 @@ from model.case import (
     Case,
     Record,
     SlideFile,
-    case_labels,
-    label_value,
     read_case,
     read_json,
     read_record,
@@ -33,6 +31,7 @@ from model.case import (
 from model.errors import CaseError
 from model.interface import ClinicalSchema
 from model.manifest import Tables, build_case, list_download
+from train.cohort import case_labels, label_value
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from model.case import Case, case_labels
+from model.case import Case, read_json
 from model.errors import CaseError, ConfigError, Warn
-from model.interface import Interface
+from model.interface import ClinicalSchema, Interface
 from model.manifest import Row, Tables, build_case, list_download, read_manifest, read_tables
 from model.rows import SUFFIXES
 from train.config import CohortConfig
@@ -223,6 +224,19 @@ def _build_cases(
             on_error(error)
             continue
         yield row, case
+
+
+def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
+    """Return the value under the first of the names that the record has, without case; or None."""
+    lower = {key.strip().lower(): value for key, value in values.items()}
+    return next((lower[name.lower()] for name in names if name.lower() in lower), None)
+
+
+def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
+    """Return the (event, time) that a public clinical record carries, each None where absent."""
+    content = read_json(path)
+    values = content if isinstance(content, dict) else {}
+    return label_value(values, schema.event), label_value(values, schema.time)
 
 
 def _download_labels(case: Case, interface: Interface) -> tuple[bool, float]:
