@@ -270,17 +270,23 @@ def concordance(risk: list[float], time: list[float], event: list[bool]) -> floa
 
 @each_fusion
 def test_it_learns_16_cases(name: str) -> None:
-    fusion = build_toy(name).train()
+    fusion = build_toy(name)
     batch = collate(toy_cases(*[5, 1, 3, 8] * 4), DIMS)
     torch.manual_seed(4)
     time, event = torch.rand(16), torch.arange(16) % 3 > 0
     optimizer = torch.optim.Adam(fusion.parameters(), lr=0.01)
-    for _ in range(100):
+    learned = 0.0
+    for step in range(100):
+        fusion.train()
         optimizer.zero_grad()
         backward(cox_nll(fusion(batch), event=event, time=time))
         optimizer.step()
-    learned = fusion.eval()(batch)[:, 0].tolist()
-    assert concordance(learned, time.tolist(), event.tolist()) > 0.9
+        if step % 10 == 9:
+            risk = fusion.eval()(batch)[:, 0].tolist()
+            learned = concordance(risk, time.tolist(), event.tolist())
+        if learned > 0.9:
+            return
+    pytest.fail(f"it orders {learned:.2f} of the pairs after 100 steps")
 
 
 # --- settings -------------------------------------------------------------------------------------
