@@ -227,6 +227,7 @@ def test_the_section_of_a_run_has_all_its_models(results: list[OracleResult]) ->
 # -- every fusion --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fusion_can_be_fitted_to_the_simulation(name: str, tmp_path: Path) -> None:
     config = toy_config("sizes={40=1}", "seeds=[0]", "unseen=20", "fit.batch_cases=40")

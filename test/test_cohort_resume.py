@@ -66,6 +66,7 @@ def first_counts(cohort: Cohort, bundle: Path) -> Counts:
 # -- going on --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_file(cohort: Cohort, bundle: Path) -> None:
     (cohort.manifest.parent / "C001" / "cd.json").unlink()
     whole = replace(cohort, output=cohort.output.with_name("whole"))

@@ -98,6 +98,7 @@ def test_folds_that_do_not_fit_are_told_before_any_work(
     assert not (run.parent / "run").exists()
 
 
+@pytest.mark.slow
 def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
     run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
