@@ -109,13 +109,14 @@ def _csv_lines(path: Path) -> Iterator[Cells]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         for cells in reader:
+            if not any(map(str.strip, cells)):  # Excel leaves such rows at the end
+                continue
             width = width or len(cells)
-            if cells and len(cells) != width:
+            if len(cells) != width:
                 raise ConfigError(
                     f"{path}: line {reader.line_num}: expected {width} cells, found {len(cells)}"
                 )
-            if cells:
-                yield cells
+            yield cells
 
 
 def _parquet_lines(path: Path) -> Iterator[Cells]:

@@ -69,7 +69,7 @@ def test_typed_columns_of_parquet_are_text(tmp_path: Path) -> None:
 
 def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
-    path.write_bytes("\ufeffCase_ID,slide\r\nA,a.tif\r\n\r\n".encode())
+    path.write_bytes("\ufeffCase_ID,slide\r\nA,a.tif\r\n,\r\n,,\r\n\r\n".encode())
     (row,) = read_manifest(path)
     assert (row.case_id, row.slides) == ("A", (SlideFile(tmp_path / "a.tif"),))
 
