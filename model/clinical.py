@@ -89,8 +89,8 @@ class ClinicalSpec(BaseModel):
 
     def apply(self, record: Record, *, warn: Warn) -> npt.NDArray[np.float32]:
         """Return a case's vector (C,); what cannot be read counts as missing, with a warning."""
-        self._check_keys(record, warn=warn)
         row = lower_keys(record.values)
+        self._check_keys(record, row, warn=warn)
         missing = frozenset(self.missing)
         encoded: list[float] = []
         for column in self.numbers:
@@ -118,11 +118,10 @@ class ClinicalSpec(BaseModel):
             encoded.append(float(label is None))
         return np.array(encoded, dtype=np.float32)
 
-    def _check_keys(self, record: Record, *, warn: Warn) -> None:
+    def _check_keys(self, record: Record, row: Mapping[str, object], *, warn: Warn) -> None:
         """Warn of a record in another language or form: it would pass for one of gaps alone."""
         names = [*(n.name for n in self.numbers), *(c.name for c in self.categories)]
-        keys = lower_keys(record.values)
-        if keys and not any(name.lower() in keys for name in names):
+        if row and not any(name.lower() in row for name in names):
             found = some([repr(key) for key in record.values])
             warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
 

@@ -6,7 +6,7 @@ hold the same bytes: background alone, or tissue alone.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from PIL import Image
 from model.errors import CaseError
 from model.jpeg_tiles import UNREADABLE
 from model.mosaic import Overview, Pixels
-from model.whole_image import check_file, read_whole, whole_size
+from model.whole_image import check_file, check_whole, read_whole
 
 MOST_TILE_PX = 2**26
 """Most pixels of a tile: damaged tags may say anything."""
@@ -43,13 +43,22 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
         CaseError: The file is absent, empty, damaged or of a foreign format.
     """
     check_file(path)
-    overview = _reduce_tiles(path, most_px)
-    if overview is not None:
-        return overview
-    whole_size(path)  # or an error
-    labels = _read_labels(path)
-    if labels is None:
-        labels = read_whole(path)[0][..., 0]
+    try:
+        tiff = tifffile.TiffFile(path)
+    except _UNDECODABLE:
+        return _reduce_labels(read_whole(path)[0][..., 0], most_px)
+    with tiff, _decodable(path):
+        levels = [level.keyframe for level in tiff.series[0].levels]
+        if levels[0].is_tiled:
+            return _reduce_tiles(path, tiff, levels, most_px)
+        check_whole(path, _size_px(levels[0]))
+        # Planes of channels, depth, height, width, channels of each pixel.
+        labels = levels[0].asarray().reshape(levels[0].shaped)[0, 0, ..., 0]
+        return _reduce_labels(labels, most_px)
+
+
+def _reduce_labels(labels: NDArray[Any], most_px: int) -> Overview:
+    """Return the overview of a mask (H, W)."""
     tissue = np.uint8(255) * (labels > 0)
     factor = math.ceil(max(tissue.shape) / most_px)
     beyond = [(0, -side_px % factor) for side_px in tissue.shape]
@@ -57,54 +66,28 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
     return Overview(cells, size_px=tissue.shape[::-1], downsample=(factor, factor))
 
 
-def _reduce_tiles(path: Path, most_px: int) -> Overview | None:
-    """Return the overview of a mask in tiles, None where the file is no TIFF with tiles.
+def _reduce_tiles(
+    path: Path, tiff: tifffile.TiffFile, levels: Sequence[tifffile.TiffPage], most_px: int
+) -> Overview:
+    """Return the overview of a mask in tiles, from its coarsest level that is fine enough.
 
-    The coarsest level that is fine enough is read. Cells are squares of whole pixels that fill a
-    tile, so that equal tiles have equal cells.
+    Cells are squares of whole pixels that fill a tile, so that equal tiles have equal cells.
     """
-    tiff = _open(path)
-    if tiff is None:
-        return None
-    with tiff, _decodable(path):
-        levels = [level.keyframe for level in tiff.series[0].levels]
-        if not levels[0].is_tiled:
-            return None
-        enough = [level for level in levels if max(_size_px(level)) >= most_px]
-        level = enough[-1] if enough else levels[0]
-        if level.tilewidth * level.tilelength > MOST_TILE_PX:
-            found = f"{level.tilewidth} x {level.tilelength}"
-            raise CaseError(path, expected=f"tiles of at most {MOST_TILE_PX} pixels", found=found)
-        cell_px = _cell_px(level, most_px)
-        values = _reduce_level(tiff, level, cell_px)
+    enough = [level for level in levels if max(_size_px(level)) >= most_px]
+    level = enough[-1] if enough else levels[0]
+    if level.tilewidth * level.tilelength > MOST_TILE_PX:
+        found = f"{level.tilewidth} x {level.tilelength}"
+        raise CaseError(path, expected=f"tiles of at most {MOST_TILE_PX} pixels", found=found)
+    cell_px = _cell_px(level, most_px)
     width_px, height_px = _size_px(levels[0])
     return Overview(
-        values=values,
+        values=_reduce_level(tiff, level, cell_px),
         size_px=(width_px, height_px),
         downsample=(
             width_px / level.imagewidth * cell_px,
             height_px / level.imagelength * cell_px,
         ),
     )
-
-
-def _read_labels(path: Path) -> NDArray[Any] | None:
-    """Return the first channel (H, W) of a TIFF of any layout; None where the file is none."""
-    tiff = _open(path)
-    if tiff is None:
-        return None
-    with tiff, _decodable(path):
-        page = tiff.series[0].keyframe
-        # Planes of channels, depth, height, width, channels of each pixel.
-        labels: NDArray[Any] = page.asarray().reshape(page.shaped)[0, 0, ..., 0]
-        return labels
-
-
-def _open(path: Path) -> tifffile.TiffFile | None:
-    try:
-        return tifffile.TiffFile(path)
-    except _UNDECODABLE:
-        return None
 
 
 @contextmanager

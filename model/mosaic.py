@@ -12,6 +12,14 @@ Pixels = NDArray[np.uint8]
 
 MOST_FACTOR = 16
 """Sums of 16 × 16 values of 8 bits just fit into the 16 bits in which they are made."""
+SHAPE_TOLERANCE = 0.02
+
+
+def is_of_shape(size_px: tuple[int, int], other_px: tuple[int, int]) -> bool:
+    """Say whether two widths and heights are of one shape, but for rounding to pixels."""
+    (width_px, height_px), (other_width_px, other_height_px) = size_px, other_px
+    wanted_px = other_height_px * width_px / other_width_px
+    return abs(wanted_px - height_px) <= max(SHAPE_TOLERANCE * wanted_px, 1)
 
 
 @dataclass(frozen=True)

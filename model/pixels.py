@@ -4,7 +4,7 @@ JPEG tiles come straight out of the file where that changes no pixel: `model/jpe
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from threading import Lock
@@ -17,15 +17,13 @@ from PIL import Image
 
 from model.errors import CaseError
 from model.jpeg_tiles import JpegLevel, JpegTiles
-from model.mosaic import Overview, Pixels
+from model.mosaic import Overview, Pixels, is_of_shape
 from model.whole_image import WHOLE_SUFFIX, check_file, read_whole
 
 PLAIN_GRIDS = {"aperio", "generic-tiff"}
 """Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
 BLENDING_TOLERANCE = 2
 """In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
-SHAPE_TOLERANCE = 0.02
-"""Beside a pixel, by which the heights of levels may be off for their widths."""
 BLOCK_PX = 1024
 
 
@@ -68,7 +66,11 @@ class TiledSource:
         except OpenSlideError as error:
             expected = "a slide that OpenSlide reads (a TIFF needs tiles)"
             raise CaseError(path, expected=expected, found=error) from error
-        self.level_sizes = _levels_of_one_shape(self._slide.level_dimensions)
+        sizes = self._slide.level_dimensions
+        # A label or a macro image may pass for a level, and so ends them.
+        self.level_sizes: tuple[tuple[int, int], ...] = tuple(
+            takewhile(lambda size: is_of_shape(size, sizes[0]), sizes)
+        )
         self.downsamples: tuple[float, ...] = self._slide.level_downsamples[: len(self.level_sizes)]
         self.properties: Mapping[str, str] = self._slide.properties
         self._jpeg: JpegTiles | None = None
@@ -133,16 +135,6 @@ class TiledSource:
         self._slide.close()
         if self._jpeg is not None:
             self._jpeg.close()
-
-
-def _levels_of_one_shape(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return the levels down to the first of another shape: a label may pass for a level."""
-    width_px, height_px = sizes[0]
-    same = (
-        abs(width * height_px / width_px - height) <= 1 + SHAPE_TOLERANCE * height
-        for width, height in sizes
-    )
-    return tuple(size for size, _ in zip(sizes, takewhile(bool, same), strict=False))
 
 
 def _shift(pixels: Pixels, x: float, y: float) -> NDArray[np.float32]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from model.errors import CaseError, Warn
 from model.mask_labels import reduce_mask
+from model.mosaic import is_of_shape
 from model.slide import Slide, is_placeholder
 from model.tissue import tissue_pixels
 
 DETECTION_UM = 8.0
 OVERVIEW_RANGE_PX = (128, 2048)
 MASK_RANGE_PX = (512, 2048)
-SHAPE_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class TissueMask:
         overview = reduce_mask(path, _overview_px(slide, MASK_RANGE_PX))
         width_px, height_px = overview.size_px
         along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
-        wanted_px = slide.height_px / along_x
-        if abs(wanted_px - height_px) > max(SHAPE_TOLERANCE * wanted_px, 1):
+        if not is_of_shape(overview.size_px, (slide.width_px, slide.height_px)):
             shape = f"{slide.width_px} x {slide.height_px}"
             warn(f"{path}: {width_px} x {height_px} pixels, stretched over a slide of {shape}")
         return cls(

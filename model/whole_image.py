@@ -52,7 +52,10 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     Raises:
         CaseError: It is damaged, foreign, too large or of several planes.
     """
-    size = whole_size(path)
+    size = untiled_size(path)
+    if size is None:
+        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
+    check_whole(path, size)
     try:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -67,16 +70,12 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     )
 
 
-def whole_size(path: Path) -> tuple[int, ...]:
-    """Return the size of an image without tiles, if all of it may come into memory.
+def check_whole(path: Path, size: tuple[int, ...]) -> None:
+    """Make sure that all of an image may come into memory.
 
     Raises:
-        CaseError: It may not, or the file is foreign.
+        CaseError: It is too large.
     """
-    size = untiled_size(path)
-    if size is None:
-        raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
     if math.prod(size) > WHOLE_MOST_PX:
         expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
         raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")
-    return size

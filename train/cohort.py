@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from model.case import Case, read_json
+from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
 from model.manifest import Row, Tables, build_case, list_download, read_manifest, read_tables
@@ -228,7 +229,7 @@ def _build_cases(
 
 def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
     """Return the value under the first of the names that the record has, without case; or None."""
-    lower = {key.strip().lower(): value for key, value in values.items()}
+    lower = lower_keys(values)
     return next((lower[name.lower()] for name in names if name.lower() in lower), None)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from model.bundle import Bundle
 from model.case import Prediction
 from model.cohort_bags import BagPredictor
+from model.cohort_log import write_whole
 from model.errors import CaseError, ConfigError
 from model.predictor import Predictor
 from model.progress import Progress
@@ -110,9 +112,8 @@ def write_scores(
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write one or more rows as CSV, with a header, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    text = StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
