@@ -8,19 +8,17 @@ from torch import Tensor, nn
 
 from model.batch import CaseInputs, Dims, Modality, collate
 from model.fusion.layers import (
-    AlphaDropout,
     Branches,
     BranchesConfig,
-    Dropout,
     GatedAttentionPool,
     LowRankBilinear,
     Pairs,
     PairsConfig,
     StandIn,
-    Tanh,
     init_xavier,
     mlp,
 )
+from model.fusion.layers_elements import AlphaDropout, Dropout, Tanh
 
 Array = npt.NDArray[np.float64]
 

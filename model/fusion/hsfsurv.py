@@ -7,7 +7,8 @@ from torch.nn.functional import log_softmax, normalize, one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import Dropout, mlp
+from model.fusion.layers import mlp
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_sets import GatedPool, SetEncoder
 from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
 

@@ -10,7 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout, StandIns
+from model.fusion.layers import StandIns
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import cut_windows, grid_step, slides_in_order
 

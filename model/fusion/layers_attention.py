@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from model.fusion.layers import Dropout
+from model.fusion.layers_elements import Dropout
 
 QUERIES_AT_ONCE = 64
 """Of attention weights, which need memory for each pair; attention itself does not."""

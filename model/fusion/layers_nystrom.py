@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from model.fusion.layers import Dropout
+from model.fusion.layers_elements import Dropout
 
 INVERSE_STEPS = 6
 KERNEL = 33

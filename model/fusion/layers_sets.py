@@ -8,7 +8,8 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout, mlp
+from model.fusion.layers import mlp
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_tokens import (
     GeneSetTokens,
     PatchTokens,

@@ -10,7 +10,8 @@ from torch.nn.functional import elu, embedding_bag
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import AlphaDropout, StandIns, piece_size, snn
+from model.fusion.layers import StandIns, piece_size, snn
+from model.fusion.layers_elements import AlphaDropout
 
 
 class TokensConfig(FusionConfig):

@@ -9,8 +9,8 @@ from torch.nn.functional import gelu, layer_norm
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout
 from model.fusion.layers_attention import CrossAttention, attention_weights
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_prototypes import Mixture, fit_mixture, fit_prototypes
 from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
 

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import Dropout
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_experts import EXPERTS, ExpertLayer, Router, Tokens, all_real, shared
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_spatial import reading_order

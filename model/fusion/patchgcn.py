@@ -6,7 +6,8 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout, GatedAttentionPool, StandIns, mlp
+from model.fusion.layers import GatedAttentionPool, StandIns, mlp
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import nearest_patches, slides_in_order
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import Dropout
 from model.fusion.layers_attention import CrossAttention
+from model.fusion.layers_elements import Dropout
 from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
 
 INITIAL_SD = 0.02

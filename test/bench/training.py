@@ -25,7 +25,8 @@ from model.bags import bag_path, write_bag
 from model.batch import Bag, CaseInputs, Dims, collate
 from model.encoder import ENCODERS
 from model.fusion import Fusion, build_fusion
-from model.fusion.layers import Dropout, GatedAttentionPool
+from model.fusion.layers import GatedAttentionPool
+from model.fusion.layers_elements import Dropout
 from model.patches import PatchSpec
 from train.config import FitConfig
 from train.dataset import Bags, Fold
