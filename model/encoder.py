@@ -1,17 +1,12 @@
 """Encoders: pretrained networks that turn patches into embeddings.
 
 Nothing here goes to the network: the weights are files that somebody put there. Training and
-serving both come through `Encoder` and `embed_patches`, so that they cannot drift apart.
+serving both come through `Encoder`, so that they cannot drift apart.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,13 +26,9 @@ from model.precision import (
     pack_products,
     pad_evenly,
 )
-from model.stages import stage
 from model.weights import check_fit, find_weights, read_weights, sha256_of
 
-__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "embed_patches", "load_encoder"]
-
-MOST_BATCHES = 8
-"""Most batches at a time: Python's own part, 3 ms of 50 to 90, runs in one thread only."""
+__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "load_encoder"]
 
 # Classes that a spec, being JSON, can only name.
 _LAYERS = {"SwiGLUPacked": SwiGLUPacked}
@@ -144,111 +135,6 @@ class Encoder:
             return class_token
         patch_tokens = features[:, self._network.num_prefix_tokens :]
         return torch.cat([class_token, patch_tokens.mean(dim=1)], dim=1)
-
-
-def embed_patches(
-    encoder: Encoder,
-    patches: Iterable[NDArray[np.uint8]],
-    *,
-    total: int,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-) -> Tensor:
-    """Embed a stream of patches; while some threads encode their batches, another reads its next.
-
-    Args:
-        encoder: The encoder.
-        patches: `total` patches (H, W, 3), of which one thread reads at a time; a generator is
-            closed at the end, error or not.
-        total: Number of patches N.
-        batch_size: Most patches that go through the network together.
-        progress: Called after each batch with the number of patches done, and `total`.
-
-    Returns:
-        The bag (N, D), float32, in the order of `patches`.
-
-    Raises:
-        ValueError: There are more or fewer patches than `total`.
-    """
-    bag = torch.empty(total, encoder.spec.width)
-    done = 0
-    threads, threads_each = share_threads(encoder.device)
-    batch_size = max(min(batch_size, -(-total // threads)), 1)
-    reading = Lock()
-    with closing(_batches(patches, batch_size)) as batches, _workers(threads, threads_each) as pool:
-
-        def embed_next() -> tuple[int, Tensor] | None:
-            with stage("wait for reading"), reading:
-                start, batch = next(batches, (0, None))
-            if batch is None:
-                return None
-            with stage("encode"):
-                return start, encoder(batch)
-
-        ahead = deque(pool.submit(embed_next) for _ in range(2 * threads))
-        try:
-            while ahead:
-                embedded = ahead.popleft().result()
-                if embedded is None:
-                    continue
-                ahead.append(pool.submit(embed_next))
-                start, embeddings = embedded
-                done += len(embeddings)
-                if start + len(embeddings) > total:
-                    raise ValueError(f"patches: expected {total}, found more")
-                bag[start : start + len(embeddings)] = embeddings
-                progress(done, total)
-        finally:
-            for future in ahead:
-                future.cancel()
-    if done < total:
-        raise ValueError(f"patches: expected {total}, found {done}")
-    return bag
-
-
-def share_threads(device: torch.device) -> tuple[int, int]:
-    """Return how many threads take batches, and how many compute each: on a CPU, one if possible.
-
-    Threads that share a batch wait for each other at each layer; those with their own never do.
-    Beside a GPU one thread reads while another's batch is there.
-    """
-    if device.type != "cpu":
-        return 2, 1
-    each = -(-torch.get_num_threads() // MOST_BATCHES)
-    return torch.get_num_threads() // each, each
-
-
-@contextmanager
-def _workers(count: int, threads_each: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that compute on so many of PyTorch's threads, a setting of the process's."""
-    before = torch.get_num_threads()
-    workers = ThreadPoolExecutor(
-        count, "encoder", initializer=torch.set_num_threads, initargs=(threads_each,)
-    )
-    try:
-        with workers:
-            yield workers
-    finally:
-        torch.set_num_threads(before)
-
-
-def _batches(
-    patches: Iterable[NDArray[np.uint8]], batch_size: int
-) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
-    """Yield the index of each batch's first patch, and the batch."""
-    iterator = iter(patches)
-    start = 0
-    try:
-        while True:
-            with stage("read"):
-                batch = list(islice(iterator, batch_size))
-            if not batch:
-                return
-            yield start, np.stack(batch)
-            start += len(batch)
-    finally:
-        if isinstance(iterator, Generator):
-            iterator.close()
 
 
 def load_encoder(

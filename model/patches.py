@@ -1,7 +1,7 @@
 """Patches: the regular grid over a slide's tissue, and its pixels at one size and mpp."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,7 +120,7 @@ def patch_grid(slide: Slide, mask: TissueMask, spec: PatchSpec) -> NDArray[np.in
 
 def read_patches(
     slide: Slide, coords: NDArray[np.int64], spec: PatchSpec
-) -> Iterator[NDArray[np.uint8]]:
+) -> Generator[NDArray[np.uint8], None, None]:
     """Yield the patch at each of coords (N, 2), RGB (size_px, size_px, 3).
 
     Some tiles of the slide stay in memory, in the order of `patch_grid` about one row of them.

@@ -25,6 +25,8 @@ PLAIN_GRIDS = {"aperio", "generic-tiff"}
 BLENDING_TOLERANCE = 2
 """In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
 BLOCK_PX = 1024
+MOST_TILE_PX = 2**30
+"""Four GiB; a scanner's are 2**24 at most. Without memory for a tile OpenSlide ends the process."""
 
 
 class PixelSource(Protocol):
@@ -66,16 +68,31 @@ class TiledSource:
         except OpenSlideError as error:
             expected = "a slide that OpenSlide reads (a TIFF needs tiles)"
             raise CaseError(path, expected=expected, found=error) from error
+        self.properties: Mapping[str, str] = self._slide.properties
+        self._check_tiles()
         sizes = self._slide.level_dimensions
         # A label or a macro image may pass for a level, and so ends them.
         self.level_sizes: tuple[tuple[int, int], ...] = tuple(
             takewhile(lambda size: is_of_shape(size, sizes[0]), sizes)
         )
         self.downsamples: tuple[float, ...] = self._slide.level_downsamples[: len(self.level_sizes)]
-        self.properties: Mapping[str, str] = self._slide.properties
         self._jpeg: JpegTiles | None = None
         self._tiles: dict[int, JpegLevel | None] = {}
         self._lock = Lock()
+
+    def _check_tiles(self) -> None:
+        for level in range(self._slide.level_count):
+            width_px, height_px = (
+                int(self.properties.get(f"openslide.level[{level}].tile-{side}", "0"))
+                for side in ("width", "height")
+            )
+            if width_px * height_px > MOST_TILE_PX:
+                self._slide.close()
+                raise CaseError(
+                    self._path,
+                    expected=f"tiles of at most {MOST_TILE_PX:,} pixels",
+                    found=f"some of {width_px:,} x {height_px:,} (damaged?)",
+                )
 
     def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
         """Return RGBA (height_px, width_px, 4); see PixelSource.

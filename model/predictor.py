@@ -9,7 +9,8 @@ import torch
 from model.batch import Bag, CaseInputs
 from model.bundle import Bundle
 from model.case import Case, Prediction
-from model.encoder import Encoder, embed_patches, load_encoder
+from model.embedding import embed_patches
+from model.encoder import Encoder, load_encoder
 from model.errors import CaseError, ConfigError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.messages import merge_messages
@@ -204,8 +205,8 @@ def _embed_slide(
             coords = patch_grid(slide, mask, patches)
         embeddings = embed_patches(
             encoder,
-            read_patches(slide, coords, patches),
-            total=len(coords),
+            lambda part: read_patches(slide, part, patches),
+            coords,
             batch_size=CPU_BATCH_PATCHES if encoder.device.type == "cpu" else GPU_BATCH_PATCHES,
             progress=progress,
         )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.embedding_range import EmbeddingRange
-from model.encoder import ENCODERS, Encoder, embed_patches, load_encoder
+from model.encoder import ENCODERS, Encoder, load_encoder
 from train.config import EncoderConfig
 from train.simulate_slides import GLASS, HAEMATOXYLIN, render
 
@@ -46,13 +46,7 @@ def embed(encoder: Encoder, picture: Picture) -> torch.Tensor:
     """Embed the patches of a slide."""
     starts = range(0, len(picture), PATCH_PX)
     patches = [picture[y : y + PATCH_PX, x : x + PATCH_PX] for y in starts for x in starts]
-    return embed_patches(
-        encoder,
-        iter(patches),
-        total=len(patches),
-        batch_size=len(patches),
-        progress=lambda done, total: None,
-    )
+    return encoder(np.stack(patches))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
-"""Embeddings by value, and the stream of patches."""
+"""Embeddings by value."""
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.encoder import ENCODERS, Encoder, build_network, embed_patches, share_threads
+from model.encoder import ENCODERS, Encoder, build_network
 
 
 @pytest.fixture(scope="module")
@@ -154,143 +152,3 @@ def test_other_patches_are_resized(tmp_path: Path, spec_id: str, kernel: Image.R
     extremes = published_input(spec_id, np.array([[[[0] * 3, [255] * 3]]])).view(3, 2)
     assert (seen[1].amin((0, 2, 3)) >= extremes[:, 0] - 1e-5).all()
     assert (seen[1].amax((0, 2, 3)) <= extremes[:, 1] + 1e-5).all()
-
-
-@pytest.mark.parametrize("spec_id", ["efficientnet_lite0", "uni"])
-def test_batch_size_does_not_matter(lite0: Encoder, small: Encoder, spec_id: str) -> None:
-    encoder = lite0 if spec_id == "efficientnet_lite0" else small
-    patches = random_patches(7, size_px=64)
-    together = encoder(patches)
-    for batch_size in (1, 3, 64):
-        bag = embed(encoder, iter(patches), total=7, batch_size=batch_size)
-        torch.testing.assert_close(bag, together, rtol=1e-4, atol=1e-5)
-
-
-def embed(encoder: Encoder, patches: Iterator[np.ndarray], total: int, batch_size: int) -> Tensor:
-    return embed_patches(
-        encoder, patches, total=total, batch_size=batch_size, progress=lambda done, total: None
-    )
-
-
-class Reader:
-    """A stream of patches that remembers how it was used."""
-
-    def __init__(
-        self, count: int, fails_at: int | None = None, stops_at: int | None = None
-    ) -> None:
-        self.count, self.fails_at, self.stops_at = count, fails_at, stops_at
-        self.read, self.closed, self.threads = 0, False, set[str]()
-        self.may_go_on = threading.Event()
-        self.patches = self._patches()
-
-    def _patches(self) -> Iterator[np.ndarray]:
-        try:
-            for index in range(self.count):
-                if index == self.fails_at:
-                    raise OSError("a tile is damaged")
-                if index == self.stops_at:
-                    self.may_go_on.wait(timeout=10)
-                self.read += 1
-                self.threads.add(threading.current_thread().name)
-                yield np.full((32, 32, 3), index, dtype=np.uint8)
-        finally:
-            self.closed = True
-
-
-def encoder_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "encoder" in thread.name]
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Return what sets the number of PyTorch's threads, for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def test_a_stream_is_read_by_who_encodes_but_not_far_ahead(
-    small: Encoder, threads: Callable[[int], None]
-) -> None:
-    threads(3)
-    reader = Reader(count=60)
-    seen: list[tuple[int, int]] = []
-    ahead: list[int] = []
-
-    def progress(done: int, total: int) -> None:
-        seen.append((done, total))
-        ahead.append(reader.read - done)
-
-    bag = embed_patches(small, reader.patches, total=60, batch_size=4, progress=progress)
-    expected = small(np.stack(list(Reader(count=60).patches)))
-    torch.testing.assert_close(bag, expected, rtol=1e-4, atol=1e-5)
-    assert seen == [(done, 60) for done in range(4, 61, 4)]
-    assert max(ahead) <= 2 * 3 * 4
-    assert threading.current_thread().name not in reader.threads
-    assert reader.closed and not encoder_threads()
-    assert torch.get_num_threads() == 3
-
-
-@pytest.mark.parametrize(
-    ("device", "count", "expected"),
-    [
-        ("cpu", 1, (1, 1)),
-        ("cpu", 2, (2, 1)),
-        ("cpu", 8, (8, 1)),
-        ("cpu", 12, (6, 2)),
-        ("cpu", 64, (8, 8)),
-        ("cuda", 12, (2, 1)),
-    ],
-)
-def test_threads_are_shared(
-    monkeypatch: pytest.MonkeyPatch, device: str, count: int, expected: tuple[int, int]
-) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: count)
-    assert share_threads(torch.device(device)) == expected
-
-
-def test_few_patches_are_shared_among_the_threads(
-    small: Encoder, threads: Callable[[int], None]
-) -> None:
-    threads(2)
-    seen: list[int] = []
-    embed_patches(
-        small, iter(random_patches(6)), total=6, batch_size=8, progress=lambda n, _: seen.append(n)
-    )
-    assert seen == [3, 6]
-
-
-def test_empty_stream_is_an_empty_bag(small: Encoder) -> None:
-    assert embed(small, iter([]), total=0, batch_size=4).shape == (0, 48)
-
-
-def test_failure_of_the_reader_is_the_callers(small: Encoder) -> None:
-    reader = Reader(count=60, fails_at=30)
-    with pytest.raises(OSError, match="a tile is damaged"):
-        embed(small, reader.patches, total=60, batch_size=4)
-    assert reader.read == 30
-    assert reader.closed and not encoder_threads()
-
-
-def test_failure_of_the_caller_stops_the_reader(
-    small: Encoder, threads: Callable[[int], None]
-) -> None:
-    threads(2)
-    reader = Reader(count=1000, stops_at=6)  # in the second batch
-
-    def progress(done: int, total: int) -> None:
-        threading.Timer(0.2, reader.may_go_on.set).start()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        embed_patches(small, reader.patches, total=1000, batch_size=4, progress=progress)
-    assert 8 <= reader.read <= 12  # one batch for each thread, and none of those that waited
-    assert reader.closed and not encoder_threads()
-
-
-@pytest.mark.parametrize(("total", "found"), [(12, "10"), (8, "more"), (9, "more")])
-def test_wrong_total_is_an_error(small: Encoder, total: int, found: str) -> None:
-    reader = Reader(count=10)
-    with pytest.raises(ValueError, match=f"patches: expected {total}, found {found}"):
-        embed(small, reader.patches, total=total, batch_size=4)
-    assert reader.closed

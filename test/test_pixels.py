@@ -108,6 +108,16 @@ class TestDamage:
             slide.thumbnail(WIDTH)
         assert capfd.readouterr().err == ""
 
+    def test_tiles_for_which_no_machine_has_memory(self, tmp_path: Path, slide_path: Path) -> None:
+        """OpenSlide opens such a file, and aborts the process at the first pixel."""
+        path = tmp_path / "tiles.tif"
+        path.write_bytes(slide_path.read_bytes())
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            for tag in ("TileWidth", "TileLength"):
+                tiff.pages[0].tags[tag].overwrite(2**20)
+        side = f"{2**20:,}"
+        self.check(path, "tiles of at most 1,073,741,824 pixels", f"some of {side} x {side}")
+
     def test_damage_that_shows_only_when_read(self, tmp_path: Path, slide_path: Path) -> None:
         path = tmp_path / "scratched.tif"
         content = bytearray(slide_path.read_bytes())

@@ -23,7 +23,8 @@ from helpers.measure import ROUNDS, start_again_with_settings, where_and_what
 from helpers.texture import write_slide
 from torch.nn.functional import cosine_similarity
 
-from model.encoder import Encoder, embed_patches
+from model.embedding import embed_patches
+from model.encoder import Encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
 from model.precision import nearest_precision
@@ -99,8 +100,8 @@ def slide_to_bag(path: Path, encoder: Encoder, batch: int, rate: float) -> str:
         with profiled(io.StringIO()) as profile:
             embed_patches(
                 encoder,
-                read_patches(slide, coords, SPEC),
-                total=len(coords),
+                lambda part: read_patches(slide, part, SPEC),
+                coords,
                 batch_size=batch,
                 progress=lambda done, total: None,
             )

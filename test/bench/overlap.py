@@ -30,7 +30,8 @@ from helpers.measure import (
 from helpers.texture import write_slide
 from torch import Tensor
 
-from model.encoder import ENCODERS, Encoder, embed_patches, load_encoder
+from model.embedding import embed_patches
+from model.encoder import ENCODERS, Encoder, load_encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
 from model.predictor import CPU_BATCH_PATCHES
@@ -79,8 +80,8 @@ def measure(path: Path, encoder: Encoder) -> str:
         def both() -> Tensor:
             return embed_patches(
                 encoder,
-                read_patches(slide, coords, SPEC),
-                total=len(coords),
+                lambda part: read_patches(slide, part, SPEC),
+                coords,
                 batch_size=CPU_BATCH_PATCHES,
                 progress=lambda done, total: None,
             )
