@@ -215,14 +215,13 @@ def read_bundle_manifest(options: argparse.Namespace) -> "tuple[Path, Manifest]"
 def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
     """Load all that is the same for every job."""
     with stage("imports"):
-        import torch
-
         from model.bundle import Bundle
-        from model.predictor import Predictor, count_gpus
+        from model.devices import find_device
+        from model.predictor import Predictor
 
     bundle_path, manifest = read_bundle_manifest(options)
     interface = find_interface(bundle_path, manifest)
-    device = torch.device("cuda" if count_gpus(options.device) else "cpu")
+    device = find_device(options.device, warn=print_warning)
     with stage("load"):
         bundle = Bundle.load(bundle_path)
         predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)

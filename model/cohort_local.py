@@ -11,7 +11,7 @@ from multiprocessing import get_context, parent_process
 from typing import ClassVar
 
 from model.cohort_workers import CORES_PER_WORKER, Answer, Workforce
-from model.predictor import count_gpus
+from model.devices import count_gpus
 
 
 def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:

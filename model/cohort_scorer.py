@@ -14,6 +14,7 @@ from model.bundle import Bundle
 from model.case import Case
 from model.cohort_bags import BagPredictor
 from model.cohort_check import check_case
+from model.devices import open_device
 from model.errors import CaseError, TriSurvError, Warn, printable
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
@@ -110,8 +111,7 @@ class Scorer:
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _predictor(self) -> Predictor:
-        device = torch.device(self.device)
-        return _load(self.bundle, self.weights_dirs, self.embeddings, device, self.threads)
+        return _load(self.bundle, self.weights_dirs, self.embeddings, self.device, self.threads)
 
     def _predict(self, case: Case, warnings: list[str]) -> Result:
         predictor = self._predictor()
@@ -147,12 +147,13 @@ def _load(
     path: Path,
     weights_dirs: tuple[Path, ...],
     embeddings: Path | None,
-    device: torch.device,
+    device: str,
     threads: int,
 ) -> Predictor:
     """Load what a scorer needs, once in a process."""
     torch.set_num_threads(threads)
+    opened = open_device(device)
     bundle = Bundle.load(path)
     if embeddings is None or bundle.manifest.encoder is None:
-        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
-    return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=embeddings)
+        return Predictor(bundle, weights_dirs=weights_dirs, device=opened)
+    return BagPredictor(bundle, weights_dirs=weights_dirs, device=opened, directory=embeddings)

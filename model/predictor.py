@@ -11,7 +11,7 @@ from model.bundle import Bundle
 from model.case import Case, Prediction
 from model.embedding import embed_patches
 from model.encoder import Encoder, load_encoder
-from model.errors import CaseError, ConfigError, Warn, about_case
+from model.errors import CaseError, Warn, about_case
 from model.interface import MONTHS_PER
 from model.messages import merge_messages
 from model.patches import PatchSpec, patch_grid, read_patches
@@ -153,18 +153,6 @@ class Predictor:
         if spec is None:
             return None
         return load_encoder(spec, weights_dirs=weights_dirs, device=self.device)
-
-
-def count_gpus(device: str) -> int:
-    """Return how many GPUs there are to use, where "auto", "cpu" or "cuda" is asked for.
-
-    Raises:
-        ConfigError: "cuda" is, and there is none.
-    """
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    if not gpus and device == "cuda":
-        raise ConfigError("device: expected cuda, found no GPU that torch can use")
-    return gpus
 
 
 def embed_case(

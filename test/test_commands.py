@@ -53,7 +53,7 @@ def test_a_device_that_is_not_there_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refusal(capsys, "fit", run, "device=cuda")
-    assert told.startswith("device: expected one that torch can use, found 'cuda': ")
+    assert told.startswith("device: expected one that torch can use, found 'cuda:0': ")
 
 
 def test_a_device_that_nobody_knows_is_refused(
@@ -176,7 +176,7 @@ def test_evaluation_refuses_a_device_that_is_not_there(
 ) -> None:
     cases = run.parent / "cases.csv"
     told = refusal(capsys, "evaluate", lenient_bundle, cases, "--device", "cuda")
-    assert told.startswith("device: expected one that torch can use, found 'cuda': ")
+    assert told.startswith("device: expected one that torch can use, found 'cuda:0': ")
 
 
 def manifest_with_records(fitted: Path, folder: Path, records: dict[str, str]) -> Path:

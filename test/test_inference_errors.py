@@ -8,6 +8,7 @@ from typing import Any
 
 import faults
 import pytest
+import torch
 from faults import Scene
 from job_files import CLINICAL, PATHS, PRESETS, RNA, SLIDE, SLIDE_UUID
 from jobs import ANSWER, run_door, write_job
@@ -116,13 +117,39 @@ def test_a_fault_is_one_sentence_that_says_what_to_do(
     )
 
 
-def test_a_gpu_that_is_not_there_is_one_sentence(
+def break_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """List a GPU that does not work."""
+    zeros = torch.zeros
+
+    def refuse(*size: int, **options: Any) -> torch.Tensor:
+        if options.get("device") == "cuda":
+            raise RuntimeError("CUDA error: no kernel image is available\nCompile with ...")
+        return zeros(*size, **options)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.zeros", refuse)
+
+
+def test_a_gpu_that_does_not_work_is_one_sentence(
     scene: Scene, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    break_gpu(monkeypatch)
     options = ("--bundle", scene.bundle, "--device", "cuda")
     outcome = run_door(capfd, scene.job, scene.job.parent / "output", *options)
-    assert outcome.sentence == "device: expected cuda, found no GPU that torch can use"
+    assert outcome.sentence == (
+        "device: expected one that torch can use, found 'cuda': "
+        "CUDA error: no kernel image is available"
+    )
+
+
+def test_a_gpu_that_does_not_work_costs_no_answer(
+    scene: Scene, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_gpu(monkeypatch)
+    options = ("--bundle", scene.bundle, "--device", "auto")
+    outcome = run_door(capfd, scene.job, scene.job.parent / "output", *options)
+    assert math.isfinite(outcome.answer)
+    assert "no kernel image is available; the CPU is used" in outcome.out
 
 
 @pytest.mark.parametrize("fault", [faults.no_bundle, faults.cut_bundle, faults.corrupt_slide])

@@ -12,6 +12,7 @@ from model.case import Case
 from model.cohort_local import local_workers
 from model.cohort_scorer import Result
 from model.cohort_workers import Workforce, score_rows
+from model.devices import open_device
 from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
@@ -165,7 +166,7 @@ def _load(spec: str, weights_dirs: tuple[Path, ...], device: str, threads: int) 
     return load_encoder(
         EncoderSpec.model_validate_json(spec),
         weights_dirs=weights_dirs,
-        device=torch.device(device),
+        device=open_device(device),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from model.errors import ConfigError
+from model.devices import open_device
 
 T = TypeVar("T")
 
@@ -53,12 +53,4 @@ def device(name: str) -> torch.device:
     Raises:
         ConfigError: There is no such device, or torch cannot use it.
     """
-    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
-    try:
-        torch.zeros(1, device=own)  # a card that is listed may yet be out of order, or too old
-    except (RuntimeError, AssertionError) as error:  # the latter by a torch without CUDA
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"device: expected one that torch can use, found {name!r}: {reason}"
-        ) from error
-    return torch.device(own)
+    return open_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
