@@ -86,27 +86,56 @@ def cross_validate(run: Run) -> list[FoldResult]:
 
 def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
     """Average each case's out-of-fold risks over the repeats (n,)."""
-    total, count = np.zeros(n), np.zeros(n)
-    for result in results:
-        total[result.test] += result.risk
-        count[result.test] += 1
-    return total / count
+    risk: FloatArray = _risks(results, n).mean(axis=0)
+    return risk
+
+
+def calibration_risk(results: Sequence[FoldResult], n: int, members: int) -> FloatArray:
+    """Return out-of-fold risks (n,) that are spread as the risks of new patients will be.
+
+    A new patient's risk is the mean over the bundle's members, an out-of-fold one the mean over
+    the repeats, and the more are averaged, the less the mean varies. By how much, the repeats
+    tell; where there is one, nothing tells, and the risks stay as they are.
+
+    Args:
+        results: Of all folds of all repeats.
+        n: Number of cases.
+        members: How many the bundle has.
+    """
+    risks = _risks(results, n)  # (repeats, n)
+    repeats, mean = len(risks), out_of_fold_risk(results, n)
+    if repeats == 1 or np.ptp(mean) == 0:
+        return mean
+    of_members = risks.var(axis=0, ddof=1).mean()
+    ratio = 1 + of_members * (1 / members - 1 / repeats) / mean.var()
+    # The ratio where all variance is the members' own: there is no more to take away, or to add.
+    least, most = sorted((1.0, repeats / members))
+    scale = float(np.sqrt(np.clip(ratio, least, most)))
+    scaled: FloatArray = mean.mean() + scale * (mean - mean.mean())
+    return scaled
+
+
+def _risks(results: Sequence[FoldResult], n: int) -> FloatArray:
+    """Return each case's out-of-fold risk in each repeat (repeats, n)."""
+    test = np.concatenate([result.test for result in results]).reshape(-1, n)
+    risk = np.concatenate([result.risk for result in results]).reshape(-1, n)
+    return np.take_along_axis(risk, test.argsort(axis=1), axis=1)
 
 
 def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[str, Any]) -> Bundle:
     """Join the folds' members to an ensemble, calibrated on out-of-fold risks."""
+    members = tuple(result.member for result in results)
+    if run.config.members == "refit":
+        epochs = int(np.median([result.epochs for result in results]))
+        members = (_fit_member(run, run.cases, epochs, (run.config.seed,))[0],)
     outcome = outcomes(run.cases)
     mapping = fit_mapping(
         run.config.mapping,
         event=outcome.event,
         time=outcome.time,
-        risk=out_of_fold_risk(results, len(run.cases)),
+        risk=calibration_risk(results, len(run.cases), len(members)),
         warn=run.warn,
     )
-    members = tuple(result.member for result in results)
-    if run.config.members == "refit":
-        epochs = int(np.median([result.epochs for result in results]))
-        members = (_fit_member(run, run.cases, epochs, (run.config.seed,))[0],)
     settings = members[0].fusion.config
     uses_slides = "slide" in settings.modalities
     manifest = Manifest(
