@@ -71,7 +71,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         each.add_argument("--output", type=Path, help="where to write")
         each.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
         each.add_argument("--device", choices=["auto", "cpu", "cuda"], help="auto if not said")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.profile and options.command is not score_job:
+        parser.error("--profile is for one job alone")
+    return options
 
 
 def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from model.bundle import Bundle, read_manifest
 from model.cohort_log import Entry, RunLog
 from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_table import write_predictions
-from model.cohort_workers import Workforce, score_rows
+from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
@@ -112,7 +112,7 @@ def score_cohort(
             return Task(row, tables.of(row.case_id))
 
         left = [row for row in rows if row.case_id not in results]
-        for row, result in score_rows(left, build_task, scorer, workforce):
+        for row, result in do_all(left, build_task, scorer, workforce):
             log.append(Entry(files=states.pop(row.case_id), result=result))
             results[row.case_id] = result
             counts.add(result)
@@ -142,7 +142,7 @@ def check_cohort(
     """
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     counts = Counts(cases=len(rows))
-    for row, result in score_rows(
+    for row, result in do_all(
         rows,
         lambda row: Task(row, tables.of(row.case_id)),
         replace(scorer, dry_run=True),

@@ -94,3 +94,16 @@ class BagPredictor(Predictor):
 
     def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
         return None
+
+
+def load_predictor(
+    bundle: Bundle, weights_dirs: Sequence[Path], device: torch.device, *, bags: Path | None
+) -> Predictor:
+    """Return a Predictor, which takes bags from a folder and leaves its own there if one is named.
+
+    Raises:
+        BundleError: The encoder's weights are not there, or are others.
+    """
+    if bags is None:
+        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
+    return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=bags)

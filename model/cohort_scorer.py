@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
-from model.cohort_bags import BagPredictor
+from model.cohort_bags import load_predictor
 from model.cohort_check import check_case
 from model.devices import open_device
 from model.errors import CaseError, TriSurvError, Warn, printable
@@ -97,7 +97,7 @@ class Scorer:
             return str(error)
         return None
 
-    def score(self, task: Task) -> Result:
+    def do(self, task: Task) -> Result:
         """Score a case; one that cannot be scored has its error in the result."""
         started = time.monotonic()
         case_id = task.row.case_id
@@ -153,7 +153,4 @@ def _load(
     """Load what a scorer needs, once in a process."""
     torch.set_num_threads(threads)
     opened = open_device(device)
-    bundle = Bundle.load(path)
-    if embeddings is None or bundle.manifest.encoder is None:
-        return Predictor(bundle, weights_dirs=weights_dirs, device=opened)
-    return BagPredictor(bundle, weights_dirs=weights_dirs, device=opened, directory=embeddings)
+    return load_predictor(Bundle.load(path), weights_dirs, opened, bags=embeddings)

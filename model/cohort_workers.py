@@ -44,7 +44,7 @@ class Work(Protocol):
         """Load what every case needs, and return why it cannot be."""
         ...
 
-    def score(self, task: Any) -> Result:
+    def do(self, task: Any) -> Result:
         """Do one case's task; one that cannot be done has its error in the result."""
         ...
 
@@ -86,7 +86,7 @@ class Workforce:
     start: Callable[[int], Worker]
 
 
-def score_rows(
+def do_all(
     rows: Iterable[Item], build_task: Callable[[Item], Any], work: Work, workforce: Workforce
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each row with its result, as they come.
@@ -156,7 +156,7 @@ class _Crew(Generic[Item]):
                 return
             row, worker = self._todo.popleft(), self._workers[number]
             self._held[number] += 1
-            done = worker.submit(self._work_of(worker).score, self._build_task(row))
+            done = worker.submit(self._work_of(worker).do, self._build_task(row))
             self._doing[done] = (number, row)
 
     def _work_of(self, worker: Worker) -> Work:

@@ -60,7 +60,7 @@ def list_cases(path: Path, interface: Interface) -> list[Row]:
         CaseError: A folder cannot be read.
     """
     if not path.is_dir():
-        return read_manifest(path)
+        return list_table(path)
     rows = list_jobs(path, interface) or list_download(path)
     if not rows:
         raise ConfigError(
@@ -70,7 +70,7 @@ def list_cases(path: Path, interface: Interface) -> list[Row]:
     return rows
 
 
-def read_manifest(path: Path) -> list[Row]:
+def list_table(path: Path) -> list[Row]:
     """Read a manifest, CSV or Parquet, with a column `case_id` and one for each kind of file.
 
     `slide` may name several files, with ';' between them; then `mask` names as many, of which

@@ -22,7 +22,7 @@ from model.jpeg_tiles import UNREADABLE
 from model.mosaic import Overview, Pixels
 from model.whole_image import check_file, check_whole, read_whole
 
-MOST_TILE_PX = 2**26
+MOST_MASK_TILE_PX = 2**26
 """Most pixels of a tile: damaged tags may say anything."""
 KEPT_TILES = 64
 """Of the tiles seen last the cells stay in memory; the two frequent ones are among them."""
@@ -75,9 +75,9 @@ def _reduce_tiles(
     """
     enough = [level for level in levels if max(_size_px(level)) >= most_px]
     level = enough[-1] if enough else levels[0]
-    if level.tilewidth * level.tilelength > MOST_TILE_PX:
+    if level.tilewidth * level.tilelength > MOST_MASK_TILE_PX:
         found = f"{level.tilewidth} x {level.tilelength}"
-        raise CaseError(path, expected=f"tiles of at most {MOST_TILE_PX} pixels", found=found)
+        raise CaseError(path, expected=f"tiles of at most {MOST_MASK_TILE_PX} pixels", found=found)
     cell_px = _cell_px(level, most_px)
     width_px, height_px = _size_px(levels[0])
     return Overview(

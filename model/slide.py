@@ -17,7 +17,7 @@ from model.whole_image import untiled_size
 
 MPP_RANGE = (0.1, 40.0)
 """Coarser than any slide are the print densities (72 to 600 dpi) that image tools leave behind."""
-MPP_TOLERANCE = 0.05
+SQUARE_TOLERANCE = 0.05
 UM_PER_UNIT = {"centimeter": 10_000.0, "inch": 25_400.0}
 
 PLACEHOLDER_PX = 16
@@ -223,7 +223,7 @@ def _find_mpp(
     least, most = MPP_RANGE
     if stated is not None and all(least <= mpp <= most for mpp in stated):
         mpp_x, mpp_y = stated
-        if abs(mpp_x - mpp_y) > MPP_TOLERANCE * mpp_x:
+        if abs(mpp_x - mpp_y) > SQUARE_TOLERANCE * mpp_x:
             warn(f"{path}: pixels of {mpp_x:.4g} x {mpp_y:.4g} µm are taken for square")
         return mpp_x
     found = "none" if stated is None else " x ".join(f"{mpp:.4g}" for mpp in stated)

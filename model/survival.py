@@ -157,14 +157,6 @@ class TimeMapping:
 
     # -- the bundle's side -----------------------------------------------------------------------
 
-    def scalars(self) -> dict[str, str | int | float]:
-        """Return what the manifest shows of the mapping."""
-        return {
-            "kind": self.kind,
-            **{name: getattr(self, name) for name in _SCALARS},
-            "n": len(self.risks),
-        }
-
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return every field but `kind` as a float64 array; numbers have shape (1,)."""
         numbers = {name: np.array([getattr(self, name)], dtype=np.float64) for name in _SCALARS}

@@ -18,7 +18,7 @@ from model.cohort import Cohort, Counts
 from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_workers import Workforce
 from model.errors import ConfigError
-from model.manifest import Tables, build_case, read_manifest
+from model.manifest import Tables, build_case, list_table
 from model.predictor import Predictor
 from model.weights import sha256_of
 
@@ -49,7 +49,7 @@ def test_each_row_is_what_the_predictor_says_of_the_case(
     predictor = Predictor(Bundle.load(bundle), weights_dirs=(), device=torch.device("cpu"))
     rows = read_predictions(tmp_path / "out")
     risks = predictor.bundle.mapping.risks
-    for row, asked in zip(rows, read_manifest(manifest), strict=True):
+    for row, asked in zip(rows, list_table(manifest), strict=True):
         case = build_case(asked, CHIMERA, Tables(), warn=no_warning)
         expected = predictor.predict(case, progress=lambda done, total: None)
         assert row["case_id"] == case.case_id
@@ -140,10 +140,10 @@ def test_a_case_that_fails_is_a_row_with_its_reason(
 
 
 class Buggy(Scorer):
-    def score(self, task: Task) -> Result:
+    def do(self, task: Task) -> Result:
         if task.row.case_id == "C003":
             raise ZeroDivisionError("a bug\nin two lines")
-        return super().score(task)
+        return super().do(task)
 
 
 def test_what_nobody_foresaw_is_a_row_too_and_its_traceback_is_kept(
@@ -156,7 +156,7 @@ def test_what_nobody_foresaw_is_a_row_too_and_its_traceback_is_kept(
     assert sum(map(bool, errors)) == 1
     entries = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     (trace,) = [entry["result"]["traceback"] for entry in entries if entry["result"]["traceback"]]
-    assert "in score" in trace
+    assert "in do" in trace
 
 
 def test_a_bundle_that_cannot_be_loaded_ends_the_run(
@@ -251,6 +251,12 @@ def test_workers_are_a_whole_number_above_0(
         .err.splitlines()[-1]
         .endswith(f"argument --workers: expected a whole number above 0, found '{count}'")
     )
+
+
+def test_a_profile_is_of_one_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        inference.main(["--profile", "cohort", str(tmp_path / "cases.csv")])
+    assert capsys.readouterr().err.endswith("--profile is for one job alone\n")
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "1 worker on"), (2, "2 workers on")])

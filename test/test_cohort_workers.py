@@ -78,12 +78,12 @@ def test_the_case_of_a_worker_that_dies_is_tried_once_more(
         deaths = (MemoryError,)
 
     class Deadly(Scorer):
-        def score(self, task: Task) -> Result:
+        def do(self, task: Task) -> Result:
             tried.append(task.row.case_id)
             fatal = {"C002": 1, "C005": 2}
             if tried.count(task.row.case_id) <= fatal.get(task.row.case_id, 0):
                 raise MemoryError
-            return super().score(task)
+            return super().do(task)
 
     started: list[int] = []
     fragile = Workforce(1, 1, "cpu", start=lambda number: (started.append(number), Fragile())[1])

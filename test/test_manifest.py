@@ -12,7 +12,7 @@ from synthetic import no_warning
 
 from model.case import Record, SlideFile
 from model.errors import CaseError, ConfigError
-from model.manifest import Tables, build_case, read_manifest, read_tables
+from model.manifest import Tables, build_case, list_table, read_tables
 from model.rna import RnaSpec
 from model.rows import SUFFIXES
 
@@ -49,7 +49,7 @@ def test_a_row_names_files_relative_to_the_manifest(tmp_path: Path, suffix: str)
             "Note": ["first", "ä; b"],
         }
     )
-    first, second = read_manifest(write_table(tmp_path / f"manifest{suffix}", table))
+    first, second = list_table(write_table(tmp_path / f"manifest{suffix}", table))
     assert first.case_id == "007"  # and not 7
     assert first.slides == (
         SlideFile(tmp_path / "a.tif", tmp_path / "m.tif"),
@@ -62,7 +62,7 @@ def test_a_row_names_files_relative_to_the_manifest(tmp_path: Path, suffix: str)
 
 def test_typed_columns_of_parquet_are_text(tmp_path: Path) -> None:
     table = pd.DataFrame({"case_id": [7, 8], "time": [1.5, np.nan], "event": [True, False]})
-    first, second = read_manifest(write_table(tmp_path / "manifest.parquet", table))
+    first, second = list_table(write_table(tmp_path / "manifest.parquet", table))
     assert first.fields == {"case_id": "7", "time": "1.5", "event": "True"}
     assert second.fields["time"] == ""
 
@@ -70,7 +70,7 @@ def test_typed_columns_of_parquet_are_text(tmp_path: Path) -> None:
 def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_bytes("\ufeffCase_ID,slide\r\nA,a.tif\r\n,\r\n,,\r\n\r\n".encode())
-    (row,) = read_manifest(path)
+    (row,) = list_table(path)
     assert (row.case_id, row.slides) == ("A", (SlideFile(tmp_path / "a.tif"),))
 
 
@@ -94,7 +94,7 @@ def test_a_manifest_that_cannot_be_used_is_one_line(
 ) -> None:
     path = write(tmp_path / "manifest.csv", text)
     with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")) as caught:
-        read_manifest(path)
+        list_table(path)
     assert "\n" not in str(caught.value)
 
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_table_is_one_line(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {found}")) as caught:
-        read_manifest(path)
+        list_table(path)
     assert "\n" not in str(caught.value)
 
 
@@ -125,14 +125,14 @@ def test_records_are_read_from_the_rows_own_files_without_labels(tmp_path: Path)
     write(tmp_path / "rna.json", json.dumps({"TP53": 1.5}))
     write(tmp_path / "cd.json", json.dumps({"age": 70, "Progression": 1}))
     path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,rna.json,cd.json\n")
-    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
+    case = build_case(list_table(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
     assert case.rna == Record({"TP53": 1.5}, tmp_path / "rna.json")
     assert case.clinical == Record({"age": 70}, tmp_path / "cd.json")
     assert case.default_mpp == CHIMERA.default_mpp
 
 
 def test_an_absent_record_names_the_case(tmp_path: Path) -> None:
-    (row,) = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,rna.json\n"))
+    (row,) = list_table(write(tmp_path / "m.csv", "case_id,rna\nA,rna.json\n"))
     with pytest.raises(CaseError, match=r"^case A: .*rna\.json: expected a JSON file, found no fi"):
         build_case(row, CHIMERA, NO_TABLES, warn=no_warning)
 
@@ -146,7 +146,7 @@ def test_wide_tables_give_the_records_of_single_files(tmp_path: Path, suffix: st
     rna.insert(1, "case_id", ids)  # pandas does not always put an index first
     clinical = pd.DataFrame({"case_id": ids, "age": [70, 71, 72], "Progression": [1, 0, 1]})
     clinical["sex"] = ["Male", None, "Female"]
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nB\n001\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nB\n001\n"))
     rna_path = write_table(tmp_path / f"rna{suffix}", rna)
     clinical_path = write_table(tmp_path / f"clinical{suffix}", clinical)
     tables = read_tables(rows, CHIMERA, rna=rna_path, clinical=clinical_path, warn=no_warning)
@@ -180,7 +180,7 @@ def test_a_table_of_everything_gives_neither_outcome_nor_index_as_genes(
         tmp_path / f"all{suffix}",
         pd.DataFrame({**index, "case_id": ["A"], **ours, "age": [70], "TP53": [1.5]}),
     )
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\n"))
     warnings: list[str] = []
     tables = read_tables(rows, CHIMERA, rna=path, clinical=path, warn=warnings.append)
     assert dict(tables.rna["A"].values) == {"age": 70, "TP53": 1.5}
@@ -195,7 +195,7 @@ def test_a_file_of_its_own_gives_no_outcome_as_genes(tmp_path: Path) -> None:
     content = {"": 0, "Event": 1, "time": 7.5, "centre": 2, "Progression": 1, "age": 70}
     write(tmp_path / "all.json", json.dumps(content))
     path = write(tmp_path / "m.csv", "case_id,rna,clinical\nA,all.json,all.json\n")
-    case = build_case(read_manifest(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
+    case = build_case(list_table(path)[0], CHIMERA, NO_TABLES, warn=no_warning)
     assert case.rna == Record({"age": 70}, tmp_path / "all.json")
     assert case.clinical == Record({"": 0, "centre": 2, "age": 70}, tmp_path / "all.json")
 
@@ -208,7 +208,7 @@ def test_no_gene_of_chimera_is_taken_for_something_else() -> None:
 
 
 def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None:
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\n"))
     path = write(tmp_path / "rna.csv", "case_id,G1,G2,G3,G4\nA,,NA,nan,0\n")
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     values = tables.rna["A"].values
@@ -217,7 +217,7 @@ def test_an_empty_cell_of_a_gene_is_missing_and_not_zero(tmp_path: Path) -> None
 
 
 def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\n"))
     path = write(tmp_path / "table.csv", "case_id,Kras,KRAS\nA,1,2\n")  # mouse and human
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     assert dict(tables.rna["A"].values) == {"Kras": 1, "KRAS": 2}
@@ -226,7 +226,7 @@ def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_is_no_number_is_missing_for_its_case_alone(tmp_path: Path) -> None:
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\nB\nC\nD\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\nB\nC\nD\n"))
     cells = 'A,1,2\nB,low,#N/A\nC,"7,5",4\nD,n/a,1e3\nX,high,high\n'
     path = write(tmp_path / "rna.csv", f"case_id,G1,G2\n{cells}")
     warnings: list[str] = []
@@ -244,7 +244,7 @@ def test_a_cell_that_is_no_number_is_missing_for_its_case_alone(tmp_path: Path) 
 def test_a_row_without_a_value_is_no_expression(tmp_path: Path, suffix: str) -> None:
     table = pd.DataFrame({"case_id": ["A", "B"], "age": [70, None], "sex": ["Male", None]})
     path = write_table(tmp_path / f"table{suffix}", table)
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\nB\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\nB\n"))
     tables = read_tables(rows, CHIMERA, rna=path, clinical=path, genes={"age"}, warn=no_warning)
     assert (list(tables.rna), list(tables.clinical)) == (["A"], ["A", "B"])
     # Genes by other names are no gap: the bundle says which it misses.
@@ -254,7 +254,7 @@ def test_a_row_without_a_value_is_no_expression(tmp_path: Path, suffix: str) -> 
 
 def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
     write(tmp_path / "a.json", json.dumps({"G": 5.0}))
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id,rna\nA,a.json\nB,\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id,rna\nA,a.json\nB,\n"))
     path = write(tmp_path / "rna.csv", "case_id,G\nB,2\n")  # and nobody misses A here
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     found = [build_case(row, CHIMERA, tables, warn=no_warning).rna for row in rows]
@@ -262,7 +262,7 @@ def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
 
 
 def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\nB\nC\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\nB\nC\n"))
     path = write(tmp_path / "rna.csv", "case_id,G\nB,2\nX,1\n")
     warnings: list[str] = []
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append)
@@ -280,7 +280,7 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    rows = read_manifest(write(tmp_path / "m.csv", "case_id\nA\n"))
+    rows = list_table(write(tmp_path / "m.csv", "case_id\nA\n"))
     path = write(tmp_path / "rna.csv", text)
     with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")):
         read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)

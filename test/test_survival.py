@@ -292,10 +292,7 @@ def test_arrays_survive_safetensors_bit_by_bit(kind):
     asked = np.linspace(-20, 20, 101)
     assert again.time(asked).tolist() == fitted.time(asked).tolist()
     assert again.interval(asked).tolist() == fitted.interval(asked).tolist()
-    assert again.scalars() == fitted.scalars()
-    assert fitted.scalars()["kind"] == kind
-    assert fitted.scalars()["n"] == 60
-    assert fitted.scalars()["events"] == 30
+    assert (again.kind, again.events, len(again.risks)) == (kind, 30, 60)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from train.views import (
     View,
 )
 
-Score = Callable[[Cases], FloatArray]
+Risks = Callable[[Cases], FloatArray]
 """Cases → risks (n,), higher = earlier event."""
 
 INNER_FOLDS = 4
@@ -44,7 +44,7 @@ ALL_GENES = RnaConfig()
 class Baseline(Protocol):
     """A survival model of covariates."""
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Fit the model on training cases."""
         ...
 
@@ -53,7 +53,7 @@ class Baseline(Protocol):
 class KaplanMeier:
     """The null model: everyone has the cohort's curve, hence the same risk."""
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Fit nothing: a rank needs no curve."""
         return lambda others: np.zeros(len(others))
 
@@ -70,7 +70,7 @@ class RidgeCox:
     view: View
     spreads: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Choose the spread, then fit the coefficients on all training cases."""
         best = _choose(self.view, self._path, cases)
         columns = self.view.fit(cases)
@@ -110,7 +110,7 @@ class Coxnet:
     strengths: int = 20
     weakest: float = 0.1  # of the strength that sets every coefficient to 0
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Choose the strength on the path, then fit all training cases."""
         columns = self.view.fit(cases)
         whole = self._path(columns(cases), cases)
@@ -142,7 +142,7 @@ class Forest:
     least_leaf: int = 10
     seed: int = 0
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Grow the trees."""
         columns = self.view.fit(cases)
         forest = RandomSurvivalForest(
@@ -160,10 +160,10 @@ class LateFusion:
 
     parts: tuple[Baseline, ...]
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Fit each part on its own."""
-        scores = [z_scored(part.fit(cases), cases) for part in self.parts]
-        return lambda others: np.sum([score(others) for score in scores], axis=0)
+        fitted = [z_scored(part.fit(cases), cases) for part in self.parts]
+        return lambda others: np.sum([risks(others) for risks in fitted], axis=0)
 
 
 def out_of_fold(
@@ -197,11 +197,11 @@ def split(cases: Cases, test: npt.NDArray[np.int64]) -> tuple[Cases, Cases]:
     return others, [cases[index] for index in test]
 
 
-def z_scored(score: Score, cases: Cases) -> Score:
-    """Return a score with mean 0 and standard deviation 1 over training cases."""
-    own = score(cases)
+def z_scored(risks: Risks, cases: Cases) -> Risks:
+    """Return risks with mean 0 and standard deviation 1 over training cases."""
+    own = risks(cases)
     mean, sd = own.mean(), own.std() or 1.0  # a constant stays one
-    return lambda others: (score(others) - mean) / sd
+    return lambda others: (risks(others) - mean) / sd
 
 
 def build_baselines(

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from model.errors import ConfigError, Warn
 from model.survival import Array, MappingKind, TimeMapping
-from train.losses import risk_gradient
+from train.losses import cox_nll
 
 LEAST_CASES = 10
 # Log hazard per standard deviation of the risk. The floor keeps the direction of a bad fold's
@@ -83,12 +83,13 @@ def cox_slope(*, event: npt.NDArray[np.bool_], time: Array, z: Array, warn: Warn
 
     The root of the score, which falls with the slope, within [LEAST_SLOPE, MOST_SLOPE].
     """
-    observed, when = torch.tensor(event), torch.tensor(time)
+    observed, when, covariate = torch.tensor(event), torch.tensor(time), torch.tensor(z)
 
     def downhill(slope: float) -> float:
         """Return the loss's derivative with respect to the slope."""
-        _, gradient = risk_gradient(torch.from_numpy(slope * z), event=observed, time=when)
-        return float(gradient.numpy() @ z)
+        at = torch.tensor(slope, dtype=torch.float64, requires_grad=True)
+        loss = cox_nll(at * covariate, event=observed, time=when)
+        return float(torch.autograd.grad(loss, at)[0])
 
     if downhill(LEAST_SLOPE) >= 0:
         warn(

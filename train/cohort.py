@@ -11,7 +11,7 @@ from model.case import Case, read_json
 from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
-from model.manifest import Row, Tables, build_case, list_download, read_manifest, read_tables
+from model.manifest import Row, Tables, build_case, list_download, list_table, read_tables
 from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
@@ -78,7 +78,7 @@ def read_cohort(
     if config.root.is_dir():
         cases = _read_download(config, interface, warn=warn, on_error=on_error)
     elif config.root.suffix.lower() in SUFFIXES:
-        cases = _read_manifest(config, interface, warn=warn, on_error=on_error)
+        cases = _read_table(config, interface, warn=warn, on_error=on_error)
     else:
         raise ConfigError(
             f"{config.root}: expected a folder in the CHIMERA download's layout or a manifest "
@@ -182,11 +182,11 @@ def _read_download(
     return labelled
 
 
-def _read_manifest(
+def _read_table(
     config: CohortConfig, interface: Interface, *, warn: Warn, on_error: OnError
 ) -> list[LabelledCase]:
     """Read a manifest with the columns `event` and `time`, and maybe `patient_id` and `centre`."""
-    rows = read_manifest(config.root)
+    rows = list_table(config.root)
     absent = [name for name in ("event", "time") if name not in rows[0].fields]
     if absent:
         raise ConfigError(f"{config.root}: expected columns event and time, found no {absent[0]}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from model import __version__
 from model.bundle import Bundle
+from model.cohort_bags import load_predictor
 from model.errors import ConfigError, TriSurvError, Warn
 from model.fusion import read_settings
 from model.fusion.survq import Survq
@@ -39,7 +40,6 @@ from train.information import information_kept
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
-    load_predictor,
     make_folder,
     score_cases,
     write_csv,

@@ -11,7 +11,7 @@ from model.bags import BagMaker, SlideEmbedder, bag_path, update_bag
 from model.case import Case
 from model.cohort_local import local_workers
 from model.cohort_scorer import Result
-from model.cohort_workers import Workforce, score_rows
+from model.cohort_workers import Workforce, do_all
 from model.devices import open_device
 from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
@@ -115,7 +115,7 @@ class CaseEmbedder:
             return str(error)
         return None
 
-    def score(self, task: Case) -> Result:
+    def do(self, task: Case) -> Result:
         """Make a case's bag, unless it is there."""
         warnings: list[str] = []
         error = ""
@@ -148,7 +148,7 @@ def embed_in_parallel(
     """
     embedder.directory.mkdir(parents=True, exist_ok=True)
     failed = []
-    results = score_rows(cases, lambda case: case, embedder, workforce)
+    results = do_all(cases, lambda case: case, embedder, workforce)
     for index, (case, result) in enumerate(results):
         for line in (*result.warnings, result.error):
             if line:

@@ -77,32 +77,6 @@ def _logsumexp_by(group: Tensor, values: Tensor) -> Tensor:
     return torch.zeros_like(top).index_add(0, group, (values - top[group]).exp()).log() + top
 
 
-def risk_gradient(
-    risks: Tensor,
-    *,
-    event: Tensor,
-    time: Tensor,
-    strata: Tensor | None = None,
-    ties: Ties = "efron",
-) -> tuple[Tensor, Tensor]:
-    """Return the Cox loss over a whole risk set and its gradient dL/drisk (n,).
-
-    The middle step of gradient caching: forward every case without a graph, call this, then
-    forward each case again and back-propagate its own entry. The sum is the full-batch gradient, at
-    the memory of one case. Computed on the CPU, where the sums have one order.
-    """
-    h = risks.detach().reshape(-1).cpu().double().requires_grad_()
-    loss = cox_nll(
-        h,
-        event=event.cpu(),
-        time=time.cpu(),
-        strata=None if strata is None else strata.cpu(),
-        ties=ties,
-    )
-    (gradient,) = torch.autograd.grad(loss, h)
-    return loss.detach(), gradient.to(risks)
-
-
 def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float = 0.5) -> Tensor:
     """Return the mean discrete-time negative log-likelihood of (B, T) logits, float64.
 

@@ -100,7 +100,7 @@ def risk_groups(risk: Array, *, train_risk: Array, n_groups: int = 2) -> npt.NDA
 def integrated_brier(survival: Array, outcome: Outcome, *, train: Outcome, times: Array) -> float:
     """Return the integrated Brier score of curves (n, K) at rising times (K,), K ≥ 2.
 
-    Compare it with that of `km_null`, the curve that knows nothing of the patient.
+    Compare it with that of `Forecast.alike_survival`, which knows nothing of the patient.
 
     Raises:
         ConfigError: The prediction is not survival: outside [0, 1], or rising with time.
@@ -120,12 +120,6 @@ def integrated_brier(survival: Array, outcome: Outcome, *, train: Outcome, times
         )
     followed = outcome.until(times[-1])
     return float(integrated_brier_score(_sksurv(train), _sksurv(followed), survival, times))
-
-
-def km_null(train: Outcome, times: Array, *, n: int) -> Array:
-    """Return the training cohort's Kaplan-Meier curve at times (K,), for n patients: (n, K)."""
-    curve = _step(*kaplan_meier_estimator(train.event, train.time), at=times, side="right")
-    return np.tile(curve, (n, 1))
 
 
 def d_calibration(survival_at_time: Array, outcome: Outcome) -> float:
@@ -211,12 +205,8 @@ def _sksurv(outcome: Outcome) -> npt.NDArray[np.void]:
 
 def _uncensored(train: Outcome, at: Array, side: Literal["left", "right"]) -> Array:
     """Return G, the probability to be uncensored, just before (left) or after (right) each time."""
-    curve = kaplan_meier_estimator(train.event, train.time, reverse=True)
-    return _step(*curve, at=at, side=side)
-
-
-def _step(times: Array, values: Array, *, at: Array, side: Literal["left", "right"]) -> Array:
-    steps: Array = np.concatenate([[1.0], values])[np.searchsorted(times, at, side=side)]
+    times, free = kaplan_meier_estimator(train.event, train.time, reverse=True)
+    steps: Array = np.concatenate([[1.0], free])[np.searchsorted(times, at, side=side)]
     return steps
 
 

@@ -7,11 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import torch
-
-from model.bundle import Bundle
 from model.case import Prediction
-from model.cohort_bags import BagPredictor
 from model.cohort_log import write_whole
 from model.errors import CaseError, ConfigError
 from model.predictor import Predictor
@@ -50,19 +46,6 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: expected a folder to write in, found: {error.strerror}"
         ) from error
-
-
-def load_predictor(
-    bundle: Bundle, weights_dirs: Sequence[Path], device: torch.device, *, bags: Path | None
-) -> Predictor:
-    """Return a Predictor, which takes bags from a folder and leaves its own there if one is named.
-
-    Raises:
-        BundleError: The encoder's weights are not there, or are others.
-    """
-    if bags is None:
-        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
-    return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=bags)
 
 
 def score_cases(

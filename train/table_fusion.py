@@ -11,7 +11,7 @@ from model.batch import CaseInputs, Dims, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.fusion import Fusion, build_fusion, read_settings
-from train.baselines import Score, inner_folds
+from train.baselines import Risks, inner_folds
 from train.cohort import outcomes
 from train.config import ClinicalTextConfig, FitConfig
 from train.dataset import Fold
@@ -200,7 +200,7 @@ class TableFusion:
     gene_sets: GeneSets | None = None
     advice: dict[frozenset[str], Chosen] = field(default_factory=dict)
 
-    def fit(self, cases: Cases) -> Score:
+    def fit(self, cases: Cases) -> Risks:
         """Choose rate and number of epochs, then train on all training cases."""
         key = frozenset(case.case_id for case in cases)
         if key not in self.advice:
@@ -208,11 +208,11 @@ class TableFusion:
         fusion, _ = self._train(cases, self.advice[key])
         encoded = self.encoder.fit(cases)
 
-        def score(others: Cases) -> Any:
+        def risks(others: Cases) -> Any:
             fold = encoded.fold(others, fusion.config.modalities, self.gene_sets)
             return predict_risks(fusion, fold, self.config)
 
-        return score
+        return risks
 
     def _choose(self, cases: Cases) -> Chosen:
         losses = np.array([self._inner_losses(cases, rate) for rate in self.learning_rates])

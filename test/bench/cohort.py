@@ -31,7 +31,7 @@ from model.cohort import Cohort, Counts
 from model.cohort_bags import BagPredictor
 from model.cohort_local import local_workers
 from model.encoder import ENCODERS
-from model.manifest import Tables, build_case, read_manifest
+from model.manifest import Tables, build_case, list_table
 
 SPEC = ENCODERS["efficientnet_lite0"]
 ROUNDS = 5
@@ -87,7 +87,7 @@ def measure_bare(manifest: Path, bundle: Path, bags: Path) -> float:
     predictor = BagPredictor(
         Bundle.load(bundle), weights_dirs=(), device=torch.device("cpu"), directory=bags
     )
-    rows = read_manifest(manifest)
+    rows = list_table(manifest)
     warm_up = len(rows) // 10
     for index, row in enumerate(rows):
         if index == warm_up:
