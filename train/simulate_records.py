@@ -97,7 +97,7 @@ class Panel:
 
 @cache
 def gene_panel() -> Panel:
-    """Return the simulated genes: the symbols of `genes.txt` (HGNC's), their levels and programs."""
+    """Return the simulated genes: HGNC symbols from `genes.txt`, their levels and programs."""
     genes = tuple(GENES.read_text(encoding="utf-8").split())
     row = {gene: i for i, gene in enumerate(genes)}
     rng = np.random.default_rng(0)
