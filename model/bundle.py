@@ -19,6 +19,7 @@ from model.clinical import ClinicalRange
 from model.embedding_range import EmbeddingRange
 from model.encoder import ENCODERS, EncoderSpec
 from model.errors import BundleError, ConfigError, first_problem
+from model.files import whole
 from model.interface import Unit
 from model.member import Member, MemberManifest, load_member, tensors_under
 from model.patches import PatchSpec
@@ -118,14 +119,10 @@ class Bundle:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole(path) as part:
         save_file(tensors, part, metadata=metadata)
         # safetensors lets only the owner read, and the container runs as somebody else.
         part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import CaseError, Warn, about_case, about_files
+from model.files import write_whole
 from model.interface import MONTHS_PER, Interface, Socket, Unit
 
 NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
@@ -152,14 +152,10 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
     time = prediction.time * (MONTHS_PER[prediction.unit] / MONTHS_PER[output.unit])
     value = prediction.risk if output.direction == "risk" else time
     path = output_dir / output.path
-    part = path.with_name(path.name + ".part")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value, allow_nan=False))
-        part.replace(path)
+        write_whole(path, json.dumps(value, allow_nan=False).encode())
     except OSError as error:
-        with suppress(OSError):  # what refuses to be written refuses this as well
-            part.unlink()
         raise CaseError(
             path, expected="a writable folder", found=error.strerror, case_id=prediction.case_id
         ) from error

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.cohort_scorer import Result
 from model.errors import ConfigError
+from model.files import write_whole as write_whole  # noqa: PLC0414 - train/scores.py takes it here
 
 RUN, RESULTS = "run.json", "results.jsonl"
 
@@ -141,10 +142,3 @@ class RunLog:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{path}: expected what a run writes, found damage") from error
         return [name for name, value in identity.items() if theirs.get(name) != value]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

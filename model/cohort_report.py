@@ -21,6 +21,7 @@ from model import __version__
 from model.bundle import Bundle
 from model.cohort_figures import GROUPS, curves_figure, percentiles_figure, times_figure
 from model.cohort_scorer import Result
+from model.files import write_whole
 from model.predictor import SURVIVAL_MONTHS
 from model.survival import Array, TimeMapping
 
@@ -73,9 +74,7 @@ def write_cohort_report(
     )
     page = environment.get_template(TEMPLATE).render(_content(results, run, bundle))
     path = directory / PAGE
-    part = path.with_name(f"{PAGE}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, page.encode())
     return path
 
 

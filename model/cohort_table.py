@@ -9,8 +9,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from model import __version__
-from model.cohort_log import write_whole
 from model.cohort_scorer import Result
+from model.files import write_whole
 from model.manifest import Row
 from model.predictor import SURVIVAL_MONTHS
 

@@ -21,6 +21,7 @@ from model.explain_gradients import REFERENCE, TOLERANCE, Array, Attribution, at
 from model.explain_patches import NOTICE, Patches, attend, gather
 from model.explain_pictures import contribution_bars, signed
 from model.explain_slides import LeadingPatch, SlidesExplained, SlideSummary, explain_slides
+from model.files import write_whole
 from model.member import Member
 from model.predictor import Predictor
 
@@ -276,9 +277,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            part = folder / f"{name}.part"
-            part.write_bytes(content)
-            part.replace(folder / name)
+            write_whole(folder / name, content)
     except OSError as error:
         raise ConfigError(
             f"{folder}: expected a folder to write in, found {error.strerror}"

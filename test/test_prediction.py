@@ -96,11 +96,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_some(path: Path, text: str) -> None:
-        path.write_bytes(text[:2].encode())
+    def write_some(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_some)
+    monkeypatch.setattr(Path, "write_bytes", write_some)
     with pytest.raises(CaseError, match=r"found No space left on device$"):
         write_prediction(prediction(), CHIMERA, tmp_path)
     assert list(tmp_path.iterdir()) == []

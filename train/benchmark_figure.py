@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from model.cohort_figures import GRID, INK, STYLE
+from model.files import whole
 from train.benchmark_config import title
 from train.benchmark_scores import Line, Scores
 
@@ -31,9 +32,8 @@ def draw_forest(scores: Sequence[Scores], path: Path) -> None:
             _draw_panel(panel, one)
         for panel in panels[len(scores) :]:
             panel.remove()
-        part = path.with_name(f"{path.stem}.part{path.suffix}")
-        figure.savefig(part, dpi=130)
-    part.replace(path)
+        with whole(path) as part:
+            figure.savefig(part, format="png", dpi=130)
 
 
 def _draw_panel(axes: Axes, scores: Scores) -> None:

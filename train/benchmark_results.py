@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import ConfigError
+from model.files import write_whole
 from train.baselines import INNER_FOLDS, Forest
 from train.benchmark_config import BenchmarkConfig, Published, title
 from train.benchmark_figure import draw_forest
@@ -39,7 +40,7 @@ def write_results(
     parts += [_section(config, one) for one in scores]
     if config.oracle:
         parts.append(oracle_section(config.oracle, oracle))
-    config.results.write_text("\n\n".join(parts) + "\n")
+    write_whole(config.results, ("\n\n".join(parts) + "\n").encode())
     draw_forest(scores, config.results.with_suffix(".png"))
 
 

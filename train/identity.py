@@ -11,8 +11,8 @@ from typing import Any
 
 from model.bags import bag_path, identify
 from model.case import Record
-from model.cohort_log import write_whole
 from model.errors import ConfigError
+from model.files import write_whole
 from model.fusion import read_settings
 from model.weights import sha256_of
 from train.cohort import LabelledCase

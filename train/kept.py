@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.files import write_whole
+
 
 def file_name(label: str) -> str:
     """Return a label as it is spelt in a file's name."""
@@ -23,6 +25,4 @@ def read_kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
 def keep(path: Path, origin: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Write a result and its origin as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"origin": origin, **result}))
-    part.replace(path)
+    write_whole(path, json.dumps({"origin": origin, **result}).encode())

@@ -12,6 +12,7 @@ import torch
 
 from model.batch import Batch, CaseInputs, collate
 from model.errors import ConfigError
+from model.files import whole
 from model.fusion import Fusion
 from model.survival import risk
 from train.config import FitConfig, FitPrecision
@@ -230,14 +231,13 @@ def _schedule(config: FitConfig, epoch: int) -> float:
 def _save(
     path: Path, fusion: Fusion, optimiser: torch.optim.Optimizer, log: list[EpochLog]
 ) -> None:
-    part = path.with_name(path.name + ".part")
     state = {
         "fusion": fusion.state_dict(),
         "optimiser": optimiser.state_dict(),
         "log": [asdict(entry) for entry in log],
     }
-    torch.save(state, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save(state, part)
 
 
 def _resume(path: Path | None, fusion: Fusion, optimiser: torch.optim.Optimizer) -> list[EpochLog]:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from model.bags import bag_path
 from model.bundle import Bundle
 from model.case import Prediction
+from model.files import write_whole
 from model.interface import Interface, Unit
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
@@ -185,7 +186,8 @@ def validation_report(
 def write_report(directory: Path, report: Report) -> Path:
     """Write `report.json` and `report.html`, each whole or not at all; return the page's path."""
     numbers = {name: value for name, value in asdict(report).items() if name != "figures"}
-    _write(directory / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    content = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    write_whole(directory / "report.json", content.encode())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -196,7 +198,8 @@ def write_report(directory: Path, report: Report) -> Path:
     environment.filters |= {"number": _number, "p_value": _p_value}
     environment.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
     page = directory / "report.html"
-    _write(page, environment.get_template("report.html.jinja").render(vars(report)))
+    template = environment.get_template("report.html.jinja")
+    write_whole(page, template.render(vars(report)).encode())
     return page
 
 
@@ -254,9 +257,3 @@ def _number(value: float, digits: int = 3, *, signed: bool = False) -> str:
 
 def _p_value(value: float, equals: str = "") -> str:
     return "< 0.001" if value < 0.001 else f"{equals}{value:.3f}"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
