@@ -22,7 +22,6 @@ from train.baselines import (
     build_baselines,
     inner_folds,
     out_of_fold,
-    split,
     z_scored,
 )
 from train.cohort import LabelledCase, outcomes
@@ -305,11 +304,7 @@ def test_inner_folds_share_no_case_and_leave_none_out() -> None:
         assert not {c.case_id for c in rest} & {c.case_id for c in held}
         assert len(rest) + len(held) == 50
         seen += [case.case_id for case in held]
-
     assert sorted(seen) == sorted(case.case_id for case in cases)
-    rest, held = split(cases, np.array([3, 1]))
-    assert [case.case_id for case in held] == ["P003", "P001"]
-    assert len(rest) == 48
 
 
 def test_embeddings_are_averaged_and_read_once() -> None:

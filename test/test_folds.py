@@ -15,7 +15,14 @@ from model.case import Case
 from model.errors import ConfigError
 from train.cohort import LabelledCase, read_cohort
 from train.config import CohortConfig, FoldsConfig
-from train.folds import IntArray, centre_folds, file_folds, outer_folds, stratified_folds
+from train.folds import (
+    IntArray,
+    centre_folds,
+    file_folds,
+    outer_folds,
+    split,
+    stratified_folds,
+)
 
 OUTCOMES = SLIDES.parent / "chimera" / "task3_outcomes.csv"
 
@@ -49,6 +56,12 @@ def check_partition(folds: list[IntArray], n: int) -> None:
 def write_folds(path: Path, folds: dict[str, object]) -> Path:
     path.write_text("case_id,fold\n" + "".join(f"{k},{v}\n" for k, v in folds.items()))
     return path
+
+
+def test_a_fold_is_split_off_in_its_own_order() -> None:
+    rest, held_out = split(make_cases(5), np.array([3, 1]))
+    assert [case.case_id for case in rest] == ["C000", "C002", "C004"]
+    assert [case.case_id for case in held_out] == ["C003", "C001"]
 
 
 # -- stratified ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from model.batch import Modality
 from model.interface import ClinicalSchema
 from train.cohort import outcomes
 from train.config import RnaConfig
-from train.folds import stratified_folds
+from train.folds import split, stratified_folds
 from train.losses import cox_nll
 from train.views import (
     RANK_TOLERANCE,
@@ -188,13 +188,6 @@ def inner_folds(cases: Cases, k: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cas
     """Yield (training, validation) cases of k folds, the same for every model."""
     for test in stratified_folds(cases, k, seed=[k]):
         yield split(cases, test)
-
-
-def split(cases: Cases, test: npt.NDArray[np.int64]) -> tuple[Cases, Cases]:
-    """Return (the other cases, the test cases), given positions of the latter."""
-    held_out = set(test.tolist())
-    others = [case for index, case in enumerate(cases) if index not in held_out]
-    return others, [cases[index] for index in test]
 
 
 def z_scored(risks: Risks, cases: Cases) -> Risks:

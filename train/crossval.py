@@ -22,7 +22,7 @@ from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes
 from train.config import TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
-from train.folds import outer_folds, stratified_folds
+from train.folds import outer_folds, split, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 
 FloatArray = npt.NDArray[np.float64]
@@ -172,11 +172,10 @@ def _fit_fold(
     run: Run, test: npt.NDArray[np.int64], seed: tuple[int, ...], path: Path
 ) -> FoldResult:
     """Choose the number of epochs inside the training cases, fit on all of them, score the test."""
-    held_out = set(test.tolist())
-    train = [case for index, case in enumerate(run.cases) if index not in held_out]
+    train, held_out = split(run.cases, test)
     epochs, inner = _choose_epochs(run, train, seed, path)
     member, log = _fit_member(run, train, epochs, seed, path.with_suffix(".checkpoint"))
-    unseen = make_fold(member, [run.cases[i] for i in test], run.bags, warn=run.warn)
+    unseen = make_fold(member, held_out, run.bags, warn=run.warn)
     raw = predict_risks(member.fusion, unseen, run.config.fit)
     return FoldResult(member, test, (raw - member.risk_mean) / member.risk_sd, epochs, inner or log)
 
@@ -210,11 +209,10 @@ def _choose_epochs(
     logs = []
     inner = stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds])
     for index, test in enumerate(inner):
-        held_out = set(test.tolist())
-        rest = [case for position, case in enumerate(train) if position not in held_out]
+        rest, held_out = split(train, test)
         member = _start(run, rest, (*seed, index))
         fold = make_fold(member, rest, run.bags, warn=run.warn)
-        validation = make_fold(member, [train[i] for i in test], run.bags, warn=run.warn)
+        validation = make_fold(member, held_out, run.bags, warn=run.warn)
         checkpoint = path.with_name(f"{path.stem}-inner{index}.checkpoint")
         plan = Plan(config, config.epochs, (*seed, index), checkpoint)
         logs.append(train_fusion(member.fusion, fold, plan, validation=validation))

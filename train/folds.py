@@ -108,6 +108,15 @@ def file_folds(cases: Sequence[LabelledCase], path: Path) -> list[IntArray]:
     return _named_folds(cases, named, folds, source=str(path))
 
 
+def split(
+    cases: Sequence[LabelledCase], test: IntArray
+) -> tuple[list[LabelledCase], list[LabelledCase]]:
+    """Return (the other cases, the test cases), given positions of the latter."""
+    held_out = set(test.tolist())
+    others = [case for index, case in enumerate(cases) if index not in held_out]
+    return others, [cases[index] for index in test]
+
+
 def _named_folds(
     cases: Sequence[LabelledCase], named: Mapping[str, str], folds: Sequence[str], *, source: str
 ) -> list[IntArray]:
