@@ -47,6 +47,15 @@ class Bag:
     coords: torch.Tensor
     slide_index: torch.Tensor
 
+    @classmethod
+    def join(cls, bags: Sequence["Bag"]) -> "Bag":
+        """Join the bags of a case's slides, one at least, in their order."""
+        return cls(
+            embeddings=torch.cat([bag.embeddings for bag in bags]),
+            coords=torch.cat([bag.coords for bag in bags]),
+            slide_index=torch.cat([bag.slide_index for bag in bags]),
+        )
+
 
 @dataclass(frozen=True)
 class CaseInputs:

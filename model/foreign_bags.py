@@ -69,13 +69,7 @@ class ForeignBags:
                 warn(f"{self.root}: bags without coordinates; all patches are put at 0, 0")
                 coords = torch.zeros(len(embeddings), 2, dtype=torch.int64)
             bags.append(Bag(embeddings, coords, torch.full((len(embeddings),), index)))
-        if not bags:
-            return None
-        return Bag(
-            embeddings=torch.cat([bag.embeddings for bag in bags]),
-            coords=torch.cat([bag.coords for bag in bags]),
-            slide_index=torch.cat([bag.slide_index for bag in bags]),
-        )
+        return Bag.join(bags) if bags else None
 
     def _find_all(self, case: Case) -> list[tuple[str, tuple[Path, ...]]]:
         """Return the name and the files of each slide, no files where they are absent.

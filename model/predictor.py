@@ -168,13 +168,7 @@ def embed_case(
         for index, slide in enumerate(case.slides)
         if not is_placeholder(slide.path)
     ]
-    if not bags:
-        return None
-    return Bag(
-        embeddings=torch.cat([bag.embeddings for bag in bags]),
-        coords=torch.cat([bag.coords for bag in bags]),
-        slide_index=torch.cat([bag.slide_index for bag in bags]),
-    )
+    return Bag.join(bags) if bags else None
 
 
 def _embed_slide(
