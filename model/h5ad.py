@@ -16,6 +16,7 @@ import numpy.typing as npt
 from model.errors import ConfigError
 
 _BLOCK_ROWS = 64  # of a dense matrix at once
+_COMPRESSED_AXIS = {"csr_matrix": 0, "csc_matrix": 1}
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def _read_matrix(
     if isinstance(matrix, h5py.Dataset):
         found, read = matrix.shape, _read_dense
     else:
-        found = tuple(matrix.attrs["shape"])
-        read = {"csr_matrix": _read_csr, "csc_matrix": _read_csc}[matrix.attrs["encoding-type"]]
+        found, read = tuple(matrix.attrs["shape"]), _read_sparse
     if found != shape:
         raise ValueError(f"X of shape {found} for {shape[0]} observations of {shape[1]} variables")
     values = np.zeros((len(rows), len(columns)))
@@ -97,25 +97,16 @@ def _read_dense(
         values[places] = block[wanted[places] - start][:, columns]
 
 
-def _read_csr(
+def _read_sparse(
     matrix: Any, rows: Sequence[int], columns: Sequence[int], values: npt.NDArray[np.float64]
 ) -> None:
-    """Fill `values` row by row."""
+    """Fill `values` row by row; column by column where the file is compressed along these."""
+    axis = _COMPRESSED_AXIS[matrix.attrs["encoding-type"]]
+    if axis == 1:
+        rows, columns, values = columns, rows, values.T
     bounds = matrix["indptr"][...]
     for place, row in enumerate(rows):
         own = slice(bounds[row], bounds[row + 1])
-        whole = np.zeros(matrix.attrs["shape"][1])
+        whole = np.zeros(matrix.attrs["shape"][1 - axis])
         whole[matrix["indices"][own]] = matrix["data"][own]
         values[place] = whole[columns]
-
-
-def _read_csc(
-    matrix: Any, rows: Sequence[int], columns: Sequence[int], values: npt.NDArray[np.float64]
-) -> None:
-    """Fill `values` column by column."""
-    bounds = matrix["indptr"][...]
-    for place, column in enumerate(columns):
-        own = slice(bounds[column], bounds[column + 1])
-        whole = np.zeros(matrix.attrs["shape"][0])
-        whole[matrix["indices"][own]] = matrix["data"][own]
-        values[:, place] = whole[rows]
