@@ -15,6 +15,11 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def listed(names: Iterable[str]) -> str:
+    """List all names, or say that there are none."""
+    return ", ".join(names) or "none"
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 worker" or "2 workers"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

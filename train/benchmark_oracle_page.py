@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.messages import listed
 from train.benchmark_oracle import COX, MAIN_EFFECTS, PRODUCTS, OracleConfig, OracleResult
 from train.simulate_inputs import BLOCK, SIDE
 
@@ -20,15 +21,20 @@ def oracle_section(config: OracleConfig, results: Sequence[OracleResult]) -> str
         [label, sees[label], *(shares.cell(label, n) for n in sizes)]
         for label in shares.order(sizes[-1])
     ]
-    lines = [heads, ["---"] * len(heads), *rows]
     return "\n\n".join(
         [
             "## Simulated patients with a known risk",
             _setting(config, results),
-            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            table(heads, rows),
             " ".join([*(shares.at(n) for n in sizes), *shares.over(sizes)]),
         ]
     )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _setting(config: OracleConfig, results: Sequence[OracleResult]) -> str:
@@ -47,7 +53,7 @@ def _setting(config: OracleConfig, results: Sequence[OracleResult]) -> str:
         f"(C of the oracle − 0.5), mean over {len(by_seed)} seeds of cohort and model, in brackets "
         "the least and the most, then the mean C-index. Fusions: Cox loss, small widths, no "
         f"dropout; rate among {rates} and epochs up to "
-        f"{_list([f'{epochs} (n = {n:,})' for n, epochs in config.sizes.items()])} from "
+        f"{listed([f'{epochs} (n = {n:,})' for n, epochs in config.sizes.items()])} from "
         f"{fit.inner_folds} inner folds. Both Cox models (ridge, strength from inner folds) are "
         "given the factors themselves, which fusions have to find in the patches."
     )
@@ -99,7 +105,7 @@ class Shares:
 
     def named(self, labels: Sequence[str], cases: int) -> str:
         """Return labels with their mean shares."""
-        return _list([f"{label} ({self.mean(label, cases):.2f})" for label in labels])
+        return listed([f"{label} ({self.mean(label, cases):.2f})" for label in labels])
 
     def above(self, label: str, cases: int, bar: Sequence[float]) -> bool:
         """Tell whether a model is above a bar in each seed."""
@@ -141,7 +147,3 @@ def _span(counts: Sequence[int]) -> str:
 
 def _mean_span(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _list(texts: Sequence[str]) -> str:
-    return ", ".join(texts) or "none"

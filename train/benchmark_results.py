@@ -13,11 +13,12 @@ import numpy as np
 
 from model.errors import ConfigError
 from model.files import write_whole
+from model.messages import listed
 from train.baselines import INNER_FOLDS, Forest
 from train.benchmark_config import BenchmarkConfig, Published, title
 from train.benchmark_figure import draw_forest
 from train.benchmark_oracle import OracleResult
-from train.benchmark_oracle_page import oracle_section
+from train.benchmark_oracle_page import oracle_section, table
 from train.benchmark_scores import CohortRisks, Line, Scores, score
 from train.estimate import Estimate
 from train.table_fusion import Chosen
@@ -64,7 +65,7 @@ def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> 
             "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
             "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients. "
             "Empty: the cohort lacks a modality that the model needs.",
-            _table(["", *(_heading(one) for one in scores)], rows),
+            table(["", *(_heading(one) for one in scores)], rows),
             f"![C-index of every model on every cohort]({picture})",
             " ".join(_overall(scores)),
         ]
@@ -90,11 +91,12 @@ def _overall(scores: Sequence[Scores]) -> list[str]:
     above = sum(line.lead is not None and line.lead.value > 0 for _, line in pairs)
     simple = [f"{title(one.risks.cohort)} ({one.best.label})" for one in scores]
     return [
-        f"Shown to be better than the best baseline (interval above 0): {_list(better)}.",
-        f"Shown to be worse (interval below 0): {_list(worse)}.",
+        f"Shown to be better than the best baseline (interval above 0): {listed(better)}.",
+        f"Shown to be worse (interval below 0): {listed(worse)}.",
         f"Of {len(pairs)} pairs of a fusion and a cohort {above} lie above the best baseline at "
         "all.",
-        f"That baseline is picked by the numbers of this page, which flatters it: {_list(simple)}.",
+        "That baseline is picked by the numbers of this page, which flatters it: "
+        f"{listed(simple)}.",
     ]
 
 
@@ -164,7 +166,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
         f"{len(outcome)} patients, {int(outcome.event.sum())} events, "
         f"{ENDPOINTS[cohort.endpoint]}; folds of "
         f"{'SurvPath' if cohort.source == 'survpath' else 'MMP'}.",
-        _table(heads, rows),
+        table(heads, rows),
         " ".join(_reading(scores)),
         "Published, not computed here; other inputs (most use slides), and often another rule of "
         "selection:",
@@ -184,13 +186,13 @@ def _reading(scores: Scores) -> list[str]:
             if _sign(line) == sign
         ]
         if found:
-            sentences.append(f"{words}: {_list(found)}.")
+            sentences.append(f"{words}: {listed(found)}.")
     clinical = next((line for line in scores.lines if line.label == "clinical Cox"), None)
     if clinical is not None:
         c = clinical.pooled.value
         below = [line.label for line in scores.fusions if line.pooled.value < c]
         sentences.append(
-            f"The Cox model of age, sex and stage alone ({_number(c)}) is above {_list(below)}."
+            f"The Cox model of age, sex and stage alone ({_number(c)}) is above {listed(below)}."
             if below
             else f"Every fusion is above the Cox model of age, sex and stage ({_number(c)})."
         )
@@ -198,7 +200,7 @@ def _reading(scores: Scores) -> list[str]:
         f"{line.label} {_signed(line.gain)}" for line in scores.fusions if line.gain is not None
     ]
     if gains:
-        sentences.append(f"Against plain concatenation: {_list(gains)}.")
+        sentences.append(f"Against plain concatenation: {listed(gains)}.")
     low, high = best.pooled.low, best.pooled.high
     if low is not None and high is not None:
         sentences.append(
@@ -242,11 +244,6 @@ def read_published(data: Path, study: str) -> list[Published]:
 # -- numbers as text -----------------------------------------------------------------------------
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _number(value: float) -> str:
     return f"{value:.3f}"
 
@@ -286,10 +283,6 @@ def _chosen(choices: Sequence[Chosen]) -> str:
     counts = ", ".join(f"{rate:g} × {count}" for rate, count in sorted(rates.items()))
     epochs = sorted(choice.epochs for choice in choices)
     return f"{counts}; {epochs[0]} to {epochs[-1]}, median {epochs[len(epochs) // 2]}"
-
-
-def _list(texts: Sequence[str]) -> str:
-    return ", ".join(texts) or "none"
 
 
 def _sign(line: Line) -> int:
