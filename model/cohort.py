@@ -22,12 +22,10 @@ from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
+from model.progress import Say
 from model.weights import sha256_of
 
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
-
-Say = Callable[[str], None]
-"""Takes a line of what a person may want to know."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 Progress = Callable[[int, int], None]
 """Takes how many cases or patches are done, and how many there are."""
 
+Say = Callable[[str], None]
+"""Takes a line of what a person may want to know."""
+
 LINE_SECONDS = 10.0
 BAR_WIDTH = 30
 
@@ -26,7 +29,7 @@ def progress_printer(what: str) -> Progress:
     return bar if sys.stdout.isatty() else progress_lines(what, lambda text: write(f"{text}\n"))
 
 
-def progress_lines(what: str, say: Callable[[str], None]) -> Progress:
+def progress_lines(what: str, say: Say) -> Progress:
     """Return a progress function that says a line now and then, and one at the end."""
     last = time.monotonic()
 

@@ -6,7 +6,7 @@ of RESULTS.md.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from model.fusion import FUSIONS
+from model.progress import Say
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
 from train.benchmark_oracle import run_oracle
@@ -29,8 +30,6 @@ from train.kept import file_name, keep, read_kept
 from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import SCHEMA, Table, read_histology_groups, read_table
 from train.views import FloatArray
-
-Say = Callable[[str], None]
 
 
 def run_benchmark(path: Path, overrides: Sequence[str], say: Say) -> None:

@@ -5,7 +5,7 @@ for others that no model has trained on. There the true log hazard, the oracle, 
 C-index that can be expected.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 
 from model.batch import MODALITIES, Modality
 from model.fusion import read_settings
+from model.progress import Say
 from train.baselines import Baseline, RidgeCox
 from train.cohort import outcomes
 from train.config import FitConfig, FusionChoice
@@ -22,8 +23,6 @@ from train.kept import file_name, keep, read_kept
 from train.metrics import harrell_c
 from train.simulate_inputs import BLOCK, GENE_SETS, SIDE, SPREAD, Factors, SimulatedCohort
 from train.table_fusion import TableFusion
-
-Say = Callable[[str], None]
 
 MAIN_EFFECTS = "Cox, main effects"
 PRODUCTS = "Cox, main effects and all products"

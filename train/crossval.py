@@ -1,7 +1,7 @@
 """Folds → out-of-fold risks → calibration → bundle."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from model.embedding_range import EmbeddingRange
 from model.errors import ConfigError, Warn
 from model.interface import Interface
 from model.member import Member, MemberManifest, load_member
+from model.progress import Say
 from train import ranks
 from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes
@@ -26,8 +27,6 @@ from train.folds import outer_folds, split, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 
 FloatArray = npt.NDArray[np.float64]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
