@@ -17,7 +17,7 @@ from model.errors import BundleError
 Tensors = Mapping[str, Tensor]
 
 # What reading a damaged or foreign file was seen to raise.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     UnpicklingError,
@@ -100,7 +100,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BundleError(
             f"{path}: expected a file of tensors, found one that cannot be read "
             f"({type(error).__name__})"

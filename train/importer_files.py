@@ -8,7 +8,6 @@ Source: what hassancpu/ChimeraChallenge2025_Task_3 (commit 46c95e4) writes and r
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from model.errors import BundleError, ConfigError, Warn
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec
 from model.survival import TimeMapping
+from model.weights import UNREADABLE
 
 CHECKPOINT, GENES = "s_0_checkpoint.pt", "gene_order.json"
 CLINICAL, CURVE = "clinical_preprocessor.pkl", "km_curve.pkl"
@@ -34,19 +34,8 @@ RNA_SD = 16.0
 Tensors = dict[str, torch.Tensor]
 FloatArray = npt.NDArray[np.float64]
 
-# What reading a damaged or foreign file can raise.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    UnpicklingError,
-    ImportError,
-    AttributeError,
-    AssertionError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+# A pickle can call anything, and that can raise more.
+_UNREADABLE = (*UNREADABLE, ImportError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
