@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.cohort_scorer import Result
 from model.errors import ConfigError
-from model.files import write_whole as write_whole  # noqa: PLC0414 - train/scores.py takes it here
+from model.files import write_whole
 
 RUN, RESULTS = "run.json", "results.jsonl"
 

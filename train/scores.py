@@ -8,8 +8,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from model.case import Prediction
-from model.cohort_log import write_whole
 from model.errors import CaseError, ConfigError
+from model.files import write_whole
 from model.predictor import Predictor
 from model.progress import Progress
 from train.cohort import LabelledCase
