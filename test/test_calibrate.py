@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import lifelines
@@ -79,15 +80,36 @@ def test_restricted_mean_of_a_mean_risk_is_close_to_the_kaplan_meier_one():
     """Recalibrated, the cohort's mean predicted time is its own restricted mean."""
     for seed in range(3):
         case = cohort(seed, n=400)
-        fitted = fit_mapping("rmst", **case, warn=refuse, tau=60.0)
+        fitted = replace(fit_mapping("rmst", **case, warn=refuse), tau=60.0)
         km = lifelines.KaplanMeierFitter().fit(case["time"], case["event"])
         expected = lifelines.utils.restricted_mean_survival_time(km, t=60.0)
         assert fitted.time(case["risk"]).mean() == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize(("averaged", "asked"), [(1, 5), (3, 15), (3, 1)])
+def test_a_mapping_of_few_members_risks_serves_the_mean_of_others(averaged, asked):
+    """Fitted to noisier risks, it has the slope and the percentiles of those it is asked for."""
+    case = cohort(4, n=4000)
+    draw = np.random.default_rng(5)
+
+    def mean_of(members):
+        return case["risk"] + 2.0 * draw.normal(size=(members, 4000)).mean(axis=0)
+
+    fitted_to, new = mean_of(averaged), mean_of(asked)
+    fitted = fit_mapping(
+        "rmst", **case | {"risk": fitted_to}, spread_ratio=new.std() / fitted_to.std(), warn=refuse
+    )
+    right = fit_mapping("rmst", **case | {"risk": new}, warn=refuse)
+    assert fitted.slope == pytest.approx(right.slope, rel=0.07)
+    assert np.abs(fitted.percentile(new) - right.percentile(new)).max() < 3
+    assert fitted.time(new).mean() == pytest.approx(right.time(new).mean(), rel=0.03)
+    plain = fit_mapping("rmst", **case | {"risk": fitted_to}, warn=refuse)
+    assert abs(np.log(plain.slope / right.slope)) > 2 * abs(np.log(fitted.slope / right.slope))
+
+
 def test_kaplan_meier_curve_and_constants_are_the_cohort_s():
     case = cohort(3)
-    fitted = fit_mapping("kmq", **case, warn=refuse, tau=50.0)
+    fitted = fit_mapping("kmq", **case, warn=refuse)
     assert fitted.km_times.tolist() == sorted({0.0, *case["time"].tolist()})
     survival = 1.0
     for t, found in zip(fitted.km_times, fitted.km_survival, strict=True):
@@ -96,9 +118,9 @@ def test_kaplan_meier_curve_and_constants_are_the_cohort_s():
         assert found == pytest.approx(survival, rel=1e-12)
     assert fitted.center == case["risk"].mean()
     assert fitted.spread == case["risk"].std()
-    assert fitted.tau == 50.0
+    assert fitted.tau == default_tau(case["time"])
     assert fitted.events == case["event"].sum()
-    assert fitted.risks.tolist() == sorted(case["risk"])
+    np.testing.assert_allclose(fitted.risks, sorted(case["risk"]), rtol=1e-12)
 
 
 def test_default_tau_leaves_a_tenth_of_the_cohort_at_risk():
@@ -210,8 +232,10 @@ def test_risks_that_mislead_or_tell_all_get_a_bounded_slope():
         ({"risk": np.full(120, 2.0)}, "risks that differ"),
         ({"risk": np.full(120, np.inf)}, "finite risks"),
         ({"risk": np.zeros(7)}, "one row each of event, time and risk"),
-        ({"tau": 0.5}, "from the first event to the last follow-up, found 0.5"),
-        ({"tau": 999}, "found 999"),
+        (
+            {"time": np.arange(1.0, 121), "event": np.arange(120) > 110},
+            "when a tenth of the cases is at risk, found the first at 112",
+        ),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(change, message):

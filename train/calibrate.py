@@ -24,7 +24,7 @@ def fit_mapping(
     time: npt.ArrayLike,
     risk: npt.ArrayLike,
     warn: Warn,
-    tau: float | None = None,
+    spread_ratio: float = 1.0,
 ) -> TimeMapping:
     """Fit the map from risk to time on out-of-fold risks.
 
@@ -37,7 +37,10 @@ def fit_mapping(
         time: (n,) in the task's unit, > 0.
         risk: (n,) out-of-fold risks on one scale (z-scored per fold).
         warn: Told when the slope was put on its floor or ceiling.
-        tau: End of the follow-up answered for; by default `default_tau`.
+        spread_ratio: Standard deviation of the risks that the mapping will be asked for, in that of
+            `risk`: below 1 where more models are averaged. What they spread less is noise, so that
+            a unit of them counts for more: an unreliable covariate's slope is too small by the
+            square of the ratio.
 
     Raises:
         ConfigError: Too few cases, no events or all at one time, equal or non-finite risks,
@@ -46,15 +49,15 @@ def fit_mapping(
     event = np.array(event, dtype=bool)
     time, risk = np.array(time, dtype=np.float64), np.array(risk, dtype=np.float64)
     _check(event, time, risk)
-    tau = default_tau(time) if tau is None else float(tau)
-    if not time[event].min() < tau <= time.max():
+    tau = default_tau(time)
+    if not time[event].min() < tau:
         raise ConfigError(
-            f"calibration: expected tau in ({time[event].min():g}, {time.max():g}], "
-            f"from the first event to the last follow-up, found {tau:g}"
+            f"calibration: expected an event before {tau:g}, when a tenth of the cases is at risk, "
+            f"found the first at {time[event].min():g}"
         )
-    center, spread = float(risk.mean()), float(risk.std())
-    z = (risk - center) / spread
-    slope = cox_slope(event=event, time=time, z=z, warn=warn)
+    center, z = float(risk.mean()), (risk - risk.mean()) / risk.std()
+    spread = spread_ratio * float(risk.std())
+    slope = cox_slope(event=event, time=time, z=z, warn=warn) / spread_ratio
     event_times, cum_hazard = breslow(event=event, time=time, log_hazard=slope * z)
     curve = KaplanMeierFitter().fit(time, event).survival_function_
     return TimeMapping(
@@ -68,7 +71,7 @@ def fit_mapping(
         cum_hazard=cum_hazard,
         km_times=curve.index.to_numpy(dtype=np.float64),
         km_survival=curve.iloc[:, 0].to_numpy(dtype=np.float64),
-        risks=np.sort(risk),
+        risks=np.sort(center + spread * z),
     )
 
 

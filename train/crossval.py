@@ -89,29 +89,31 @@ def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
     return risk
 
 
-def calibration_risk(results: Sequence[FoldResult], n: int, members: int) -> FloatArray:
-    """Return out-of-fold risks (n,) that are spread as the risks of new patients will be.
+def spread_ratio(results: Sequence[FoldResult], n: int, members: int) -> float | None:
+    """Return how widely new patients' risks spread, in standard deviations of out-of-fold ones.
 
     A new patient's risk is the mean over the bundle's members, an out-of-fold one the mean over
-    the repeats, and the more are averaged, the less the mean varies. By how much, the repeats
-    tell; where there is one, nothing tells, and the risks stay as they are.
+    the repeats, and the more are averaged, the less the mean varies.
 
     Args:
         results: Of all folds of all repeats.
         n: Number of cases.
         members: How many the bundle has.
+
+    Returns:
+        The ratio; None where a single repeat leaves open how much of the variance is the members'.
     """
     risks = _risks(results, n)  # (repeats, n)
-    repeats, mean = len(risks), out_of_fold_risk(results, n)
-    if repeats == 1 or np.ptp(mean) == 0:
-        return mean
+    repeats, variance = len(risks), float(risks.mean(axis=0).var())
+    if repeats == members or variance == 0:
+        return 1.0
+    if repeats == 1:
+        return None
     of_members = risks.var(axis=0, ddof=1).mean()
-    ratio = 1 + of_members * (1 / members - 1 / repeats) / mean.var()
-    # The ratio where all variance is the members' own: there is no more to take away, or to add.
+    ratio = 1 + of_members * (1 / members - 1 / repeats) / variance
+    # Were all variance the members' own, this would be left, or come to it.
     least, most = sorted((1.0, repeats / members))
-    scale = float(np.sqrt(np.clip(ratio, least, most)))
-    scaled: FloatArray = mean.mean() + scale * (mean - mean.mean())
-    return scaled
+    return float(np.sqrt(np.clip(ratio, least, most)))
 
 
 def _risks(results: Sequence[FoldResult], n: int) -> FloatArray:
@@ -128,11 +130,18 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
         epochs = int(np.median([result.epochs for result in results]))
         members = (_fit_member(run, run.cases, epochs, (run.config.seed,))[0],)
     outcome = outcomes(run.cases)
+    ratio = spread_ratio(results, len(run.cases), len(members))
+    if ratio is None:
+        run.warn(
+            "calibration: a single repeat does not tell how alike the members are; predicted times "
+            "lean to the middle (folds.repeats = 2 or more tells)"
+        )
     mapping = fit_mapping(
         run.config.mapping,
         event=outcome.event,
         time=outcome.time,
-        risk=calibration_risk(results, len(run.cases), len(members)),
+        risk=out_of_fold_risk(results, len(run.cases)),
+        spread_ratio=ratio or 1.0,
         warn=run.warn,
     )
     settings = members[0].fusion.config
