@@ -296,7 +296,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown setting": ("concat", {"colour": 1}, "fusion concat: colour: Extra inputs are not"),
     "out of range": ("concat", {"dropout": 1.0}, "fusion concat: dropout: Input should be less"),
     "unknown modality": ("concat", {"modalities": ["mri"]}, "fusion concat: modalities.0: Input"),
-    "no modality": ("concat", {"modalities": []}, "modalities: expected at least one, found none"),
+    "no modality": ("concat", {"modalities": []}, "fusion concat: modalities: expected at least"),
     "optional but unused": (
         "concat",
         {"modalities": ["rna"], "optional": ["slide", "clinical"]},
