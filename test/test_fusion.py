@@ -312,6 +312,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"modalities": ["rna", "rna"]},
         "modalities: expected two or more to pair, found rna, rna",
     ),
+} | {
+    f"heads that do not divide {name}'s width": (
+        name,
+        {"width": 10, "heads": 4},
+        f"fusion {name}: width 10: expected a multiple of heads, 4",
+    )
+    for name, fusion in FUSIONS.items()
+    if "heads" in fusion.Config.model_fields
 }
 
 
