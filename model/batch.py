@@ -4,8 +4,8 @@ Shape letters, here and in every fusion: B cases, N patches (padded), D embeddin
 C clinical columns, S sentences of a clinical record, E their width, P gene sets, T outputs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
@@ -82,6 +82,16 @@ class CaseInputs:
         """List the modalities that the case has."""
         values = {"slide": self.bag, "rna": self.rna, "clinical": self.clinical}
         return tuple(name for name in MODALITIES if values[name] is not None)
+
+    def only(self, modalities: Collection[Modality]) -> "CaseInputs":
+        """Return the case as it is with no other modalities than these."""
+        tensors = {
+            "slide": ("bag", "coords", "slide_index"),
+            "rna": ("rna",),
+            "clinical": ("clinical", "clinical_tokens"),
+        }
+        absent = [tensor for name in tensors if name not in modalities for tensor in tensors[name]]
+        return replace(self, **dict.fromkeys(absent))
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,13 @@ def first_problem(error: ValidationError, *, whole: str = "") -> str:
 
     Args:
         error: What pydantic raised.
-        whole: Stands in the field's place where the reason is of no one field.
+        whole: Stands in the field's place where the reason is of no one field; "" leaves the bare
+            reason.
     """
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return f"{field or whole}: {first['msg']}"
+    field = ".".join(str(part) for part in first["loc"]) or whole
+    reason = first["msg"].removeprefix("Value error, ")  # pydantic's, for a validator of ours
+    return f"{field}: {reason}" if field else reason
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,7 @@
 """Batches: padding, absent modalities, presence flags, widths."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +59,21 @@ def test_presence_by_name(lone: Modality) -> None:
     batch = collate([CaseInputs(), case], DIMS)
     for name in MODALITIES:
         assert batch.present(name).tolist() == [False, name == lone]
+
+
+@pytest.mark.parametrize("kept", [(), *((name,) for name in MODALITIES), MODALITIES])
+def test_a_case_of_some_modalities_has_no_tensor_of_others(kept: tuple[Modality, ...]) -> None:
+    tensors = {
+        "slide": ["bag", "coords", "slide_index"],
+        "rna": ["rna"],
+        "clinical": ["clinical", "clinical_tokens"],
+    }
+    owners = {tensor: name for name, names in tensors.items() for tensor in names}
+    assert set(owners) == {field.name for field in fields(CaseInputs)}
+    whole = CaseInputs(**{tensor: torch.ones(1) for tensor in owners})
+    case = whole.only(kept)
+    for tensor, owner in owners.items():
+        assert getattr(case, tensor) is (getattr(whole, tensor) if owner in kept else None)
 
 
 def test_a_case_without_a_slide_has_one_padding_patch() -> None:

@@ -296,7 +296,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown setting": ("concat", {"colour": 1}, "fusion concat: colour: Extra inputs are not"),
     "out of range": ("concat", {"dropout": 1.0}, "fusion concat: dropout: Input should be less"),
     "unknown modality": ("concat", {"modalities": ["mri"]}, "fusion concat: modalities.0: Input"),
-    "no modality": ("concat", {"modalities": []}, "modalities: expected at least one, found none"),
+    "no modality": ("concat", {"modalities": []}, "fusion concat: modalities: expected at least"),
     "optional but unused": (
         "concat",
         {"modalities": ["rna"], "optional": ["slide", "clinical"]},
@@ -312,6 +312,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"modalities": ["rna", "rna"]},
         "modalities: expected two or more to pair, found rna, rna",
     ),
+} | {
+    f"heads that do not divide {name}'s width": (
+        name,
+        {"width": 10, "heads": 4},
+        f"fusion {name}: width 10: expected a multiple of heads, 4",
+    )
+    for name, fusion in FUSIONS.items()
+    if "heads" in fusion.Config.model_fields
 }
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from by_hand import Array, array, count
+from ot.unbalanced import sinkhorn_knopp_unbalanced
 from toy_fusions import DIMS, TOY_SETTINGS, build_toy, toy_cases
 
 from model.batch import Dims, collate
-from model.fusion import build_fusion
+from model.fusion import build_fusion, motcat
 from model.fusion.motcat import Motcat, MotcatConfig, transport
 
 BATCH = collate(toy_cases(5, 1, 3), DIMS)
@@ -37,24 +38,55 @@ def objective(plan: Array, cost: Array, config: MotcatConfig) -> float:
     )
 
 
-@pytest.mark.parametrize(("sets", "patches"), [(3, 40), (6, 1), (1, 7)])
-def test_a_plan_equals_scaling_by_hand(sets: int, patches: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("entropy", "mass"), [(0.1, 0.5), (0.02, 0.5), (0.05, 2.0), (1.0, 0.05)])
+@pytest.mark.parametrize(("sets", "patches"), [(3, 40), (6, 1), (1, 7), (50, 300)])
+def test_a_plan_equals_that_of_pot(
+    sets: int, patches: int, entropy: float, mass: float, dtype: torch.dtype
+) -> None:
     torch.manual_seed(sets)
-    genes, bag = torch.randn(sets, 8), torch.relu(torch.randn(patches, 8))
-    kernel = np.exp(-cost_between(array(genes), array(bag)) / AS_PUBLISHED.entropy)
-    kernel = kernel / kernel.size  # relative to the product of the marginals
-    power = AS_PUBLISHED.mass / (AS_PUBLISHED.mass + AS_PUBLISHED.entropy)
-    u, v = np.ones(sets), np.ones(patches)
-    for _ in range(500):
-        u = (1 / sets / (kernel @ v)) ** power
-        v = (1 / patches / (kernel.T @ u)) ** power
-    expected = u[:, None] * kernel * v
-    found = transport(genes, bag, AS_PUBLISHED)
-    assert array(found) == pytest.approx(expected, rel=1e-4)
-    normalised = transport(genes, bag, MotcatConfig())
-    assert array(normalised) == pytest.approx(
-        expected / expected.sum(axis=1, keepdims=True), rel=1e-4
+    genes = torch.randn(sets, 8, dtype=dtype)
+    bag = torch.relu(torch.randn(patches, 8, dtype=dtype))
+    config = MotcatConfig(entropy=entropy, mass=mass, normalise=False)
+    expected = sinkhorn_knopp_unbalanced(
+        np.full(sets, 1 / sets),
+        np.full(patches, 1 / patches),
+        cost_between(array(genes), array(bag)),
+        reg=entropy,
+        reg_m=mass,
+        stopThr=1e-12,
     )
+    found = transport(genes, bag, config)
+    assert found.dtype == torch.float64
+    assert array(found) == pytest.approx(expected, rel=1e-6, abs=0)
+    normalised = transport(genes, bag, MotcatConfig(entropy=entropy, mass=mass))
+    shares = expected / expected.sum(axis=1, keepdims=True)
+    assert array(normalised) == pytest.approx(shares, rel=1e-6, abs=0)
+
+
+def test_both_ways_to_sum_give_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    genes, bag = torch.randn(4, 8), torch.randn(30, 8)
+    by_products = transport(genes, bag, AS_PUBLISHED)
+    monkeypatch.setattr(motcat, "LOWEST", 0.0)
+    torch.testing.assert_close(transport(genes, bag, AS_PUBLISHED), by_products, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("mass", [1e-6, 0.5, 1e6])
+@pytest.mark.parametrize("entropy", [1e-9, 0.0049, 0.005, 1e6])
+def test_a_plan_is_finite_whatever_its_weights(entropy: float, mass: float) -> None:
+    """POT's is of no numbers where exp(-cost / entropy) leaves float64's range."""
+    torch.manual_seed(0)
+    genes, bag = torch.randn(4, 8), torch.relu(torch.randn(30, 8))
+    plan = transport(genes, bag, MotcatConfig(entropy=entropy, mass=mass, normalise=False))
+    assert plan.isfinite().all() and (plan >= 0).all() and plan.sum() <= 1 + 1e-6
+    shares = transport(genes, bag, MotcatConfig(entropy=entropy, mass=mass))
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(4, dtype=torch.float64))
+
+
+def test_tokens_that_are_all_alike_share_equally() -> None:
+    plan = transport(torch.ones(2, 8), torch.zeros(5, 8), MotcatConfig())
+    assert plan.flatten().tolist() == pytest.approx([0.2] * 10)
 
 
 def test_no_other_plan_is_better() -> None:

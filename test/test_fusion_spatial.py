@@ -11,8 +11,7 @@ from by_hand import Array, Weights, array, attended, count, linear, relu, shuffl
 from toy_fusions import DIMS, build_toy, toy_cases
 
 from model.batch import Batch, CaseInputs, Dims, collate
-from model.errors import ConfigError
-from model.fusion import build_fusion, read_settings
+from model.fusion import build_fusion
 from model.fusion.hvtsurv import Hvtsurv, distance_class
 from model.fusion.layers_spatial import (
     cut_windows,
@@ -284,8 +283,3 @@ def test_hvtsurv_has_the_parameters_of_the_paper() -> None:
         fusion = build_fusion("hvtsurv", {}, Dims(embedding=1024, outputs=4))
     assert isinstance(fusion, Hvtsurv)
     assert count(fusion) == 3_289_213
-
-
-def test_heads_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match=r"width 10: expected a multiple of heads, 8$"):
-        read_settings("hvtsurv", {"width": 10})

@@ -9,8 +9,7 @@ from by_hand import Array, Weights, array, count, linear, relu, shuffled, softma
 from toy_fusions import DIMS, TOY_SETTINGS, build_toy, toy_cases
 
 from model.batch import Dims, collate
-from model.errors import ConfigError
-from model.fusion import build_fusion, read_settings
+from model.fusion import build_fusion
 from model.fusion.layers_nystrom import KERNEL, NystromAttention, pseudo_inverse
 
 BATCH = collate(toy_cases(5, 1, 3), DIMS)
@@ -169,8 +168,3 @@ def test_transmil_has_the_parameters_of_the_paper() -> None:
     with torch.device("meta"):
         fusion = build_fusion("transmil", {}, Dims(embedding=1024, outputs=4))
     assert count(fusion) == 2_673_172
-
-
-def test_heads_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match=r"width 10: expected a multiple of heads, 8$"):
-        read_settings("transmil", {"width": 10})

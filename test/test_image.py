@@ -14,7 +14,7 @@ from jobs import read_answer
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "test" / "input" / "interface_0"
 TRAINING = {"train", "pandas", "lifelines", "sksurv", "sklearn", "scipy", "matplotlib"}
-OTHER_COMMANDS = {"ot", "pyarrow", "h5py", "ray", "captum", "jinja2", "starlette", "uvicorn"}
+OTHER_COMMANDS = {"pyarrow", "h5py", "ray", "captum", "jinja2", "starlette", "uvicorn"}
 
 # The door, and then what it has loaded by its last line.
 PROBE = """

@@ -147,15 +147,15 @@ INVALID = {
     ),
     "label as a number": (
         preset(clinical={"numbers": ["age", "Months"], "time": ["months"]}),
-        "clinical: Value error, label keys used as columns: months",
+        "clinical: label keys used as columns: months",
     ),
     "label as a category": (
         preset(clinical={"categories": ["progression"], "event": ["PROGRESSION"]}),
-        "clinical: Value error, label keys used as columns: progression",
+        "clinical: label keys used as columns: progression",
     ),
     "a sentence without its value": (
         preset(clinical={"numbers": ["age"], "sentences": {"age": {"known": "x", "missing": "y"}}}),
-        "clinical.sentences.age.known: Value error, expected {value} in the sentence, found 'x'",
+        "clinical.sentences.age.known: expected {value} in the sentence, found 'x'",
     ),
     "a sentence of no column": (
         preset(
@@ -164,7 +164,7 @@ INVALID = {
                 "sentences": {"Grade": {"known": "Grade {value}.", "missing": "No grade."}},
             }
         ),
-        "clinical: Value error, sentences of no column: Grade",
+        "clinical: sentences of no column: Grade",
     ),
     "unknown field": (preset(colour="blue"), "colour: Extra inputs are not permitted"),
     "unknown field of a socket": (

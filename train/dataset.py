@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from model.bags import bag_path, read_bag
@@ -21,7 +20,7 @@ from model.member import Member
 from model.messages import some
 from model.patches import PatchSpec
 from model.rna import RnaSpec
-from train.cohort import LabelledCase
+from train.cohort import LabelledCase, outcomes
 from train.config import RnaConfig, TrainConfig
 from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets, read_panel
 from train.text_encoder import load_text_encoder
@@ -242,6 +241,35 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
     )
 
 
+def tensor_fold(
+    cases: Sequence[LabelledCase],
+    inputs: tuple[CaseInputs, ...],
+    genes: Sequence[str],
+    gene_sets: GeneSets | None,
+) -> Fold:
+    """Return cases of one centre whose tensors, bags too, are at hand; `genes` are the RNA's."""
+    outcome, first = outcomes(cases), inputs[0]
+    vectors = (first.bag, first.rna, first.clinical)
+    embedding, rna, clinical = (0 if x is None else x.shape[-1] for x in vectors)
+    sentences = first.clinical_tokens
+    return Fold(
+        case_ids=tuple(case.case_id for case in cases),
+        inputs=inputs,
+        bags=None,
+        dims=Dims(
+            embedding=embedding,
+            genes=rna,
+            clinical=clinical,
+            gene_sets=place_gene_sets(gene_sets, genes, least=1) if gene_sets and rna else {},
+            clinical_tokens=(0, 0) if sentences is None else (len(sentences), sentences.shape[1]),
+        ),
+        optional=(),
+        event=torch.from_numpy(outcome.event),
+        time=torch.from_numpy(outcome.time),
+        strata=torch.zeros(len(cases), dtype=torch.int64),
+    )
+
+
 def _inputs(member: Member, case: LabelledCase, *, warn: Warn) -> CaseInputs:
     """Return a case's tensors, all but the bag; a table's row alone would not name the case."""
     with about_case(case.case_id):
@@ -262,19 +290,11 @@ def drop_modalities(
     case: CaseInputs, optional: Sequence[str], probability: float, rng: np.random.Generator
 ) -> CaseInputs:
     """Drop each optional modality at random; a case keeps at least one of those it has."""
-    draws: npt.NDArray[np.float64] = rng.random(len(MODALITIES))
     dropped = [
         name
-        for name, draw in zip(MODALITIES, draws, strict=True)
+        for name, draw in zip(MODALITIES, rng.random(len(MODALITIES)), strict=True)
         if name in optional and name in case.modalities and draw < probability
     ]
     if len(dropped) == len(case.modalities):
         dropped = dropped[1:]
-    return CaseInputs(
-        bag=None if "slide" in dropped else case.bag,
-        coords=None if "slide" in dropped else case.coords,
-        slide_index=None if "slide" in dropped else case.slide_index,
-        rna=None if "rna" in dropped else case.rna,
-        clinical=None if "clinical" in dropped else case.clinical,
-        clinical_tokens=None if "clinical" in dropped else case.clinical_tokens,
-    )
+    return case.only([name for name in MODALITIES if name not in dropped])

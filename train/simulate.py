@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.errors import ConfigError
+from model.errors import ConfigError, first_problem
 from model.progress import Progress
 from train.simulate_records import clinical_record, rna_record
 from train.simulate_slides import SlideLook, write_slide
@@ -173,7 +173,7 @@ def _claim(directory: Path, config: SimulateConfig) -> None:
     try:
         found = SimulateConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise ConfigError(f"{path}: expected settings, found {error.errors()[0]['msg']}") from error
+        raise ConfigError(f"{path}: expected settings, found {first_problem(error)}") from error
     differing = [name for name, value in found if value != getattr(config, name)]
     if differing:
         pairs = ", ".join(f"{n}={getattr(found, n)} not {getattr(config, n)}" for n in differing)

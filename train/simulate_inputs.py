@@ -7,11 +7,11 @@ from itertools import combinations, product
 import numpy as np
 import torch
 
-from model.batch import CaseInputs, Dims, Modality
+from model.batch import CaseInputs, Modality
 from model.case import Case
 from train.cohort import LabelledCase, outcomes
-from train.dataset import Fold
-from train.gene_sets import GeneSets, place_gene_sets
+from train.dataset import Fold, tensor_fold
+from train.gene_sets import GeneSets
 from train.metrics import harrell_c
 from train.simulate import simulate_latents
 from train.views import Cases, Columns, FloatArray
@@ -78,18 +78,8 @@ class SimulatedCohort:
         self, cases: Cases, modalities: tuple[Modality, ...], gene_sets: GeneSets | None = None
     ) -> Fold:
         """Return cases as a fusion of these modalities sees them, its genes perhaps in sets."""
-        outcome = outcomes(cases)
-        inputs = tuple(_only(self.inputs[case.case_id], modalities) for case in cases)
-        return Fold(
-            case_ids=tuple(case.case_id for case in cases),
-            inputs=inputs,
-            bags=None,
-            dims=_dims(inputs[0], gene_sets),
-            optional=(),
-            event=torch.from_numpy(outcome.event),
-            time=torch.from_numpy(outcome.time),
-            strata=torch.zeros(len(cases), dtype=torch.int64),
-        )
+        inputs = tuple(self.inputs[case.case_id].only(modalities) for case in cases)
+        return tensor_fold(cases, inputs, GENES, gene_sets)
 
 
 @dataclass(frozen=True)
@@ -135,27 +125,4 @@ def _inputs(bag: torch.Tensor, rna: torch.Tensor, clinical: torch.Tensor) -> Cas
     coords = torch.tensor(list(product(range(SIDE), repeat=2))) * PATCH_PX
     return CaseInputs(
         bag=bag, coords=coords, rna=rna, clinical=clinical, clinical_tokens=clinical.diag()
-    )
-
-
-def _only(case: CaseInputs, modalities: tuple[Modality, ...]) -> CaseInputs:
-    slide, clinical = "slide" in modalities, "clinical" in modalities
-    return CaseInputs(
-        bag=case.bag if slide else None,
-        coords=case.coords if slide else None,
-        rna=case.rna if "rna" in modalities else None,
-        clinical=case.clinical if clinical else None,
-        clinical_tokens=case.clinical_tokens if clinical else None,
-    )
-
-
-def _dims(case: CaseInputs, gene_sets: GeneSets | None) -> Dims:
-    tokens = case.clinical_tokens
-    sets = None if case.rna is None else gene_sets
-    return Dims(
-        embedding=0 if case.bag is None else case.bag.shape[1],
-        genes=0 if case.rna is None else len(case.rna),
-        clinical=0 if case.clinical is None else len(case.clinical),
-        gene_sets=place_gene_sets(sets, GENES, least=1) if sets else {},
-        clinical_tokens=(0, 0) if tokens is None else (tokens.shape[0], tokens.shape[1]),
     )

@@ -7,15 +7,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from model.batch import CaseInputs, Dims, Modality
+from model.batch import CaseInputs, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.fusion import Fusion, build_fusion, read_settings
 from train.baselines import Risks, inner_folds
-from train.cohort import outcomes
 from train.config import ClinicalTextConfig, FitConfig
-from train.dataset import Fold
-from train.gene_sets import GeneSets, place_gene_sets
+from train.dataset import Fold, tensor_fold
+from train.gene_sets import GeneSets
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag
 from train.text_encoder import load_text_encoder
@@ -63,38 +62,16 @@ class Encoded:
         self, cases: Cases, modalities: tuple[Modality, ...], gene_sets: GeneSets | None = None
     ) -> Fold:
         """Return cases as a fusion of these modalities sees them, its genes perhaps in sets."""
-        outcome = outcomes(cases)
-        inputs = tuple(self._inputs(self.row[case.case_id], modalities) for case in cases)
-        first = inputs[0]
-        return Fold(
-            case_ids=tuple(case.case_id for case in cases),
-            inputs=inputs,
-            bags=None,
-            dims=Dims(
-                embedding=0 if first.bag is None else first.bag.shape[1],
-                genes=0 if first.rna is None else len(first.rna),
-                clinical=0 if first.clinical is None else len(first.clinical),
-                gene_sets=place_gene_sets(gene_sets, self.genes, least=1) if gene_sets else {},
-                clinical_tokens=(0, 0)
-                if first.clinical_tokens is None
-                else (first.clinical_tokens.shape[0], first.clinical_tokens.shape[1]),
-            ),
-            optional=(),
-            event=torch.from_numpy(outcome.event),
-            time=torch.from_numpy(outcome.time),
-            strata=torch.zeros(len(cases), dtype=torch.int64),
-        )
+        rows = (self.row[case.case_id] for case in cases)
+        inputs = tuple(self._inputs(row).only(modalities) for row in rows)
+        return tensor_fold(cases, inputs, self.genes, gene_sets)
 
-    def _inputs(self, row: int, modalities: tuple[Modality, ...]) -> CaseInputs:
+    def _inputs(self, row: int) -> CaseInputs:
         return CaseInputs(
-            bag=self.bags[row] if self.bags is not None and "slide" in modalities else None,
-            rna=self.rna[row] if self.rna is not None and "rna" in modalities else None,
-            clinical=self.clinical[row]
-            if self.clinical is not None and "clinical" in modalities
-            else None,
-            clinical_tokens=self.tokens[row]
-            if self.tokens is not None and "clinical" in modalities
-            else None,
+            bag=None if self.bags is None else self.bags[row],
+            rna=None if self.rna is None else self.rna[row],
+            clinical=None if self.clinical is None else self.clinical[row],
+            clinical_tokens=None if self.tokens is None else self.tokens[row],
         )
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from itertools import permutations
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.functional import cosine_similarity, layer_norm, normalize, relu
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import StandIns, snn
+from model.fusion.layers import StandIns, check_heads, snn
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_prototypes import fit_prototypes, k_means
 from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
@@ -45,6 +45,11 @@ class CclConfig(TokensConfig):
     cohort_weight: float = Field(default=1.0, ge=0)
     gene_dropout: float = Field(default=0.15, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "CclConfig":
+        check_heads(self.width, self.heads)
+        return self
 
 
 class Merge(nn.Module):

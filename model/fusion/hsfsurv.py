@@ -1,13 +1,13 @@
 """HSFSurv: what patches and gene sets agree on and what they do not, as four sets of tokens."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import mlp
+from model.fusion.layers import check_heads, mlp
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_sets import GatedPool, SetEncoder
 from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
@@ -35,6 +35,11 @@ class HsfsurvConfig(TokensConfig):
     contrast_weight: float = Field(default=0.1, ge=0)
     certainty_weight: float = Field(default=0.1, ge=0)
     dropout: float = Field(default=0.25, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "HsfsurvConfig":
+        check_heads(self.width, self.heads)
+        return self
 
 
 class Hsfsurv(Fusion):

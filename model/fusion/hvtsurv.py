@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns
+from model.fusion.layers import StandIns, check_heads
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import cut_windows, grid_step, slides_in_order
@@ -38,8 +38,7 @@ class HvtsurvConfig(SlideConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "HvtsurvConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width}: expected a multiple of heads, {self.heads}")
+        check_heads(self.width, self.heads)
         return self
 
 

@@ -206,6 +206,12 @@ def check_pairs(modalities: Sequence[Modality]) -> None:
         raise ValueError(f"modalities: expected two or more to pair, found {found}")
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise a ValueError unless the heads of an attention share its width equally."""
+    if width % heads:
+        raise ValueError(f"width {width}: expected a multiple of heads, {heads}")
+
+
 class PairsConfig(BranchesConfig):
     """Rank and output widths of the bilinear blocks, one for each pair of modalities."""
 

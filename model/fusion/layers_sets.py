@@ -3,12 +3,12 @@
 from abc import abstractmethod
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import mlp
+from model.fusion.layers import check_heads, mlp
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_tokens import (
     GeneSetTokens,
@@ -69,6 +69,11 @@ class TwoSetsConfig(TokensConfig):
     width: int = Field(default=256, gt=0)
     heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.25, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TwoSetsConfig":
+        check_heads(self.width, self.heads)
+        return self
 
 
 class TwoSets(Fusion):

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
+from model.fusion.layers import check_heads
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_experts import EXPERTS, ExpertLayer, Router, Tokens, all_real, shared
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
@@ -46,8 +47,7 @@ class MomeConfig(TokensConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MomeConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width}: expected a multiple of heads, {self.heads}")
+        check_heads(self.width, self.heads)
         return self
 
 

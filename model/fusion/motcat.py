@@ -1,11 +1,19 @@
 """MOTCat: patches carried to gene sets by optimal transport."""
 
-import numpy as np
+from collections.abc import Callable
+from math import log
+
 import torch
 from pydantic import Field
 
 from model.batch import Batch, Dims
 from model.fusion.layers_sets import TwoSets, TwoSetsConfig
+
+MOST_TURNS = 1000
+TOLERANCE = 1e-7
+"""Change of the scalings' logarithms in a turn at which they count as settled."""
+LOWEST = -200.0
+"""Least logarithm of K for products with K: up to three such factors stay in float64's range."""
 
 
 class MotcatConfig(TwoSetsConfig):
@@ -72,25 +80,50 @@ class Motcat(TwoSets):
 
 
 def transport(genes: torch.Tensor, patches: torch.Tensor, config: MotcatConfig) -> torch.Tensor:
-    """Return the plan (P, N) from gene sets (P, width) to patches (N, width), float64 on the CPU.
-
-    Source: Chizat et al. 2018, "Scaling algorithms for unbalanced optimal transport problems".
-    """
-    # Here, as it takes seconds which no other model should wait for.
-    from ot.unbalanced import sinkhorn_knopp_unbalanced  # type: ignore[import-untyped]  # noqa: PLC0415
-
+    """Return the plan (P, N) from gene sets (P, width) to patches (N, width), float64."""
     cost = torch.cdist(_from_zero(genes), _from_zero(patches)).square()
-    plan = torch.from_numpy(
-        sinkhorn_knopp_unbalanced(
-            np.full(len(genes), 1 / len(genes)),
-            np.full(len(patches), 1 / len(patches)),
-            (cost / cost.max()).cpu().numpy(),
-            reg=config.entropy,
-            reg_m=config.mass,
-            reg_type="kl",
-        )
-    )
-    return plan / plan.sum(dim=1, keepdim=True) if config.normalise else plan
+    cost /= cost.max().clamp_min(torch.finfo(cost.dtype).tiny)  # tokens may all be alike
+    plan = log_plan(cost, config.entropy, config.mass)
+    return plan.softmax(dim=1) if config.normalise else plan.exp()
+
+
+def log_plan(cost: torch.Tensor, entropy: float, mass: float) -> torch.Tensor:
+    """Return log A (P, N) of the unbalanced plan A that a cost (P, N) has; see `Motcat`.
+
+    A_pn = u_p K_pn v_n / (P N), where K = exp(-C / entropy), and u = (K v / N)^-power and
+    v = (Kᵀ u / P)^-power are taken in turns, power = mass / (mass + entropy). Each turn ends with
+    u s and v / s, which leave A as it is; s makes their power means of order -entropy / mass equal.
+    So 8 turns do what took 40, and hundreds at a low entropy.
+
+    Source: Chizat et al. 2018, "Scaling algorithms for unbalanced optimal transport problems",
+    arXiv:1607.05816; s: Séjourné, Vialard and Peyré 2022, "Faster unbalanced optimal transport:
+    translation invariant Sinkhorn and 1-D Frank-Wolfe", arXiv:2201.00730.
+    """
+    kernel, power, order = cost / -entropy, mass / (mass + entropy), -entropy / mass
+    seen_by_sets, seen_by_patches = _log_means(kernel), _log_means(kernel.T)
+    log_u, log_v = cost.new_zeros(cost.shape[0]), cost.new_zeros(cost.shape[1])
+    for _ in range(MOST_TURNS):
+        before = log_v
+        log_u = -power * seen_by_sets(log_v)
+        log_v = -power * seen_by_patches(log_u)
+        log_s = (_log_mean(order * log_v) - _log_mean(order * log_u)) / (2 * order)
+        log_u, log_v = log_u + log_s, log_v - log_s
+        if (log_v - before).abs().max() < TOLERANCE:
+            break
+    return kernel + log_u[:, None] + log_v - log(cost.numel())
+
+
+def _log_means(kernel: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns log v (N,) into the logarithms of K v / N (P,), given log K (P, N)."""
+    if kernel.amin() < LOWEST:
+        return lambda log_v: _log_mean(kernel + log_v)
+    weights = kernel.exp()  # once: a product with them takes a tenth of a sum in logarithms
+    return lambda log_v: (weights @ log_v.exp()).log() - log(len(log_v))
+
+
+def _log_mean(logs: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the mean over the last dimension of what `logs` are those of."""
+    return logs.logsumexp(dim=-1) - log(logs.shape[-1])
 
 
 def _from_zero(tokens: torch.Tensor) -> torch.Tensor:

@@ -3,13 +3,13 @@
 from itertools import combinations
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import mlp
+from model.fusion.layers import check_heads, mlp
 from model.fusion.layers_attention import masked_mean
 from model.fusion.layers_bottleneck import Bottleneck, Club, Picked
 from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
@@ -40,6 +40,11 @@ class PibdConfig(TokensConfig):
     prior_weight: float = Field(default=0.01, ge=0)
     shared_weight: float = Field(default=0.1, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "PibdConfig":
+        check_heads(self.width, self.heads)
+        return self
 
 
 class Disentangler(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns
+from model.fusion.layers import StandIns, check_heads
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 
@@ -21,8 +21,7 @@ class TransmilConfig(SlideConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "TransmilConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width}: expected a multiple of heads, {self.heads}")
+        check_heads(self.width, self.heads)
         return self
 
 

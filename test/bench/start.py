@@ -20,7 +20,7 @@ from helpers.measure import ROUNDS, SETTINGS, cpu_seconds, where_and_what
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "test" / "input" / "interface_0"
-NEEDLESS = {"scipy", "ot", "matplotlib", "pandas", "pyarrow", "h5py", "sklearn", "ray", "captum"}
+NEEDLESS = {"scipy", "matplotlib", "pandas", "pyarrow", "h5py", "sklearn", "ray", "captum"}
 """What other commands need, and scoring one case does not."""
 
 
