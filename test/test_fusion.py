@@ -1,5 +1,6 @@
 """The contract that every registered fusion keeps; a new one needs no test of its own for it."""
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -301,6 +302,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "concat",
         {"modalities": ["rna"], "optional": ["slide", "clinical"]},
         "optional modalities that are not used: clinical, slide",
+    ),
+    "a width below 0": ("concat", {"rna_widths": [8, -3]}, "fusion concat: rna_widths.1: Input"),
+    "a width of 0": (
+        "mlp",
+        {"widths": [0]},
+        "fusion mlp: widths.0: Input should be greater than 0",
+    ),
+    "no finite number": (
+        "hsfsurv",
+        {"temperature": math.inf},
+        "temperature: Input should be a fin",
     ),
     "no pair": (
         "pairwise",

@@ -1,7 +1,7 @@
 """ABMIL: slides alone, their patches weighed by gated attention."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from model.batch import Batch, Dims
@@ -15,7 +15,7 @@ class AbmilConfig(SlideConfig):
 
     width: int = Field(default=256, gt=0)
     attention_width: int = Field(default=256, gt=0)
-    head: tuple[int, ...] = Field(default=(256,), min_length=1)
+    head: tuple[PositiveInt, ...] = Field(default=(256,), min_length=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
 
 

@@ -21,7 +21,7 @@ class FusionConfig(BaseModel):
     stand-in takes their place.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     modalities: tuple[Modality, ...] = MODALITIES
     optional: tuple[Modality, ...] = ()

@@ -4,6 +4,7 @@ Source: "Attention-Based Multimodal Survival Prediction with Cross-Modal Bilinea
 """
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from model.batch import Batch, Dims
@@ -14,7 +15,7 @@ from model.fusion.layers import Branches, BranchesConfig, init_xavier, mlp
 class ConcatConfig(BranchesConfig):
     """`head` lists hidden widths between the joined vector and the output; empty in the paper."""
 
-    head: tuple[int, ...] = ()
+    head: tuple[PositiveInt, ...] = ()
 
 
 class Concat(Fusion):

@@ -3,7 +3,7 @@
 from itertools import combinations, pairwise
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -30,7 +30,7 @@ class HfbConfig(FusionConfig):
     inner: int = Field(default=20, gt=0)
     between: int = Field(default=20, gt=0)
     rank: int = Field(default=20, gt=0)
-    head: tuple[int, int] = (256, 64)
+    head: tuple[PositiveInt, PositiveInt] = (256, 64)
     factor_dropout: float = Field(default=0.1, ge=0, lt=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
@@ -124,7 +124,7 @@ class BranchesConfig(FusionConfig):
 
     slide_width: int = Field(default=512, gt=0)
     attention_width: int = Field(default=256, gt=0)
-    rna_widths: tuple[int, ...] = Field(default=(2048, 512, 128), min_length=1)
+    rna_widths: tuple[PositiveInt, ...] = Field(default=(2048, 512, 128), min_length=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
 
 

@@ -1,7 +1,7 @@
 """SNN: RNA or the clinical record alone, through self-normalising layers."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from model.batch import Batch, Dims
@@ -13,7 +13,7 @@ from model.fusion.layers_inputs import Vectors, VectorsConfig
 class SnnConfig(VectorsConfig):
     """Hidden widths as published."""
 
-    widths: tuple[int, ...] = Field(default=(256, 256), min_length=1)
+    widths: tuple[PositiveInt, ...] = Field(default=(256, 256), min_length=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
 
 
