@@ -26,6 +26,7 @@ _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,  # a case's id may hold dollars
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
     "xtick.color": INK,

@@ -15,7 +15,7 @@ from toy_fusions import NAMES, build_toy, toy_cases, without
 from model.batch import Bag, CaseInputs
 from model.explain_gradients import TOLERANCE, Attribution, attribute_risk
 from model.explain_patches import Patches, View, gather, read_squares
-from model.explain_pictures import colour_of, heatmap
+from model.explain_pictures import colour_of, contribution_bars, heatmap
 from model.member import Member
 from model.patches import patch_grid, read_patches
 from model.slide import Slide
@@ -134,3 +134,8 @@ def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
         assert hit.max() > 40
         places.append(float(np.average(np.arange(len(hit)), weights=hit)))
     assert places[1] - places[0] > 300
+
+
+def test_dollars_are_no_mathematics() -> None:
+    """Cases, slides and clinical values may be called so."""
+    contribution_bars(r"Case $P_1_2$", {r"record \$": [(r"site = $\A$", 1.0)]})
