@@ -20,7 +20,7 @@ from synthetic import (
 
 from model.errors import CaseError
 from model.pixels import TiledSource
-from model.slide import Slide, _stated_mpp, is_placeholder
+from model.slide import Slide, is_placeholder
 from train.pyramid import write_pyramid
 
 real = pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
@@ -105,55 +105,6 @@ class TestSlide:
             assert slide.mpp == 0.25
             assert (slide.read_region(0, 0, 0, 5, 5) == 200).all()
         assert warnings == [f"{path}: pixel size 1000 x 1000; 0.25 µm is assumed"]
-
-
-class TestPixelSize:
-    @pytest.mark.parametrize(
-        ("resolution", "unit"),
-        [((20_000.0, 20_000.0), "CENTIMETER"), ((50_800.0, 50_800.0), "INCH")],
-    )
-    def test_from_resolution_tags(
-        self, tmp_path: Path, resolution: tuple[float, float], unit: str
-    ) -> None:
-        path = write_tiff(tmp_path / "slide.tif", resolution, unit)
-        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
-            assert slide.mpp == pytest.approx(0.5)
-
-    @pytest.mark.parametrize(
-        ("resolution", "unit", "found"),
-        [
-            (None, "NONE", "none"),
-            ((40_000.0, 40_000.0), "NONE", "none"),
-            ((72.0, 72.0), "INCH", "352.8 x 352.8"),
-            ((600.0, 600.0), "INCH", "42.33 x 42.33"),
-        ],
-    )
-    def test_absent_or_absurd(
-        self, tmp_path: Path, resolution: tuple[float, float] | None, unit: str, found: str
-    ) -> None:
-        path = write_tiff(tmp_path / "slide.tif", resolution, unit)
-        warnings: list[str] = []
-        with Slide.open(path, default_mpp=0.25, warn=warnings.append) as slide:
-            assert slide.mpp == 0.25
-        assert warnings == [f"{path}: pixel size {found}; 0.25 µm is assumed"]
-        message = f"{path}: expected a pixel size of 0.1 to 40.0 µm, found {found}"
-        with pytest.raises(CaseError) as error:
-            Slide.open(path, default_mpp=None, warn=no_warning)
-        assert str(error.value) == message
-
-    def test_oblong_pixels(self, tmp_path: Path) -> None:
-        path = write_tiff(tmp_path / "slide.tif", (20_000.0, 25_000.0), "CENTIMETER")
-        warnings: list[str] = []
-        with Slide.open(path, default_mpp=None, warn=warnings.append) as slide:
-            assert slide.mpp == pytest.approx(0.5)
-        assert warnings == [f"{path}: pixels of 0.5 x 0.4 µm are taken for square"]
-
-    def test_tags_that_openslide_leaves_alone(self) -> None:
-        """Formats other than generic TIFF pass the tags through, but state no mpp from them."""
-        tags = {"tiff.ResolutionUnit": "inch", "tiff.XResolution": "101600"}
-        assert _stated_mpp(tags) == (0.25, 0.25)
-        assert _stated_mpp({**tags, "openslide.mpp-x": "0.5"}) == (0.5, 0.5)
-        assert _stated_mpp({**tags, "tiff.XResolution": "0"}) is None
 
 
 class TestPlaceholder:
