@@ -38,7 +38,7 @@ class Slide:
         self.downsamples = source.downsamples
         self._source = source
         color = source.properties.get("openslide.background-color", "FFFFFF")
-        self._background = np.array(ImageColor.getrgb(f"#{color}"), dtype=np.float32)
+        self._background = np.array(ImageColor.getrgb(f"#{color}"), dtype=np.uint8)
 
     @classmethod
     def open(cls, path: Path, *, default_mpp: float | None, warn: Warn) -> Self:
@@ -196,6 +196,9 @@ class Slide:
         alpha = rgba[..., 3:]
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
+        if alpha.max() == 0:  # as most of some slides is; rows of it are copied fast
+            row = np.full((1, rgba.shape[1], 3), self._background)
+            return row.repeat(len(rgba), axis=0)
         weight = alpha / np.float32(255)
         return np.rint(rgba[..., :3] * weight + self._background * (1 - weight)).astype(np.uint8)
 
