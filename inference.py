@@ -11,12 +11,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.messages import counted, describe_interval
-from model.process import SOME_FAILED, prepare_process
+from model.process import SOME_FAILED, prepare_process, print_if_possible
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -31,12 +30,11 @@ RESOURCES = HERE / "resources"
 PORT = 4743
 
 
+@print_if_possible()  # a failure to print is none to score
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code."""
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
-    if isinstance(sys.stdout, TextIOWrapper):  # a failure to print is none to score
-        sys.stdout.reconfigure(errors="backslashreplace")
     prepare_process()
     codes = [1]  # unless the command comes to its end
     attempt(lambda: codes.append(options.command(options)), options.input)
