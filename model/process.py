@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ MOST = 2**31 - 1
 
 SOME_FAILED = 3
 """Exit code of a command that scored some of its cases and failed at others."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code, as a shell has it, of what Ctrl-C ends."""
 
 
 def prepare_process() -> None:
