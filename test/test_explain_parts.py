@@ -139,3 +139,11 @@ def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
 def test_dollars_are_no_mathematics() -> None:
     """Cases, slides and clinical values may be called so."""
     contribution_bars(r"Case $P_1_2$", {r"record \$": [(r"site = $\A$", 1.0)]})
+
+
+@pytest.mark.parametrize("shape", [(7, 1400, 3), (1400, 7, 3), (60, 1400, 3), (1400, 60, 3)])
+def test_the_slide_may_be_thin(shape: tuple[int, ...]) -> None:
+    """Where the words have no room, matplotlib warns, and tests fail on warnings."""
+    view = View("s", np.full(shape, 200, "u1"), downsample=(43.0, 43.0), mpp=0.5, side_px=448)
+    picture = Image.open(io.BytesIO(heatmap("two\nlines", view, patches_of([0.2, 0.8]), {1: 1})))
+    assert min(picture.size) > 900
