@@ -6,17 +6,17 @@ scores the cases of a manifest, and the exit code says whether all (0), some (3)
 """
 
 import argparse
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.messages import counted, describe_interval
-from model.process import SOME_FAILED, prepare_process
+from model.process import INTERRUPTED, SOME_FAILED, prepare_process, print_if_possible
 from model.progress import progress_printer
 from model.stages import profiled, stage
 
@@ -30,16 +30,22 @@ MOUNTED = Path("/opt/ml/model")
 RESOURCES = HERE / "resources"
 PORT = 4743
 
+if __name__ == "__mp_main__":  # a worker, which leaves Ctrl-C to its parent while it starts, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+
+@print_if_possible()  # a failure to print is none to score
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code."""
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
-    if isinstance(sys.stdout, TextIOWrapper):  # a failure to print is none to score
-        sys.stdout.reconfigure(errors="backslashreplace")
     prepare_process()
     codes = [1]  # unless the command comes to its end
-    attempt(lambda: codes.append(options.command(options)), options.input)
+    try:
+        attempt(lambda: codes.append(options.command(options)), options.input)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
     return codes[-1]
 
 

@@ -15,7 +15,7 @@ from model.case import Case
 from model.cohort_bags import load_predictor
 from model.cohort_check import check_case
 from model.devices import open_device
-from model.errors import CaseError, TriSurvError, Warn, printable
+from model.errors import CaseError, TriSurvError, Warn, one_line, printable
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
@@ -135,7 +135,12 @@ class Scorer:
         from model.explain import explain_case  # noqa: PLC0415
 
         if self.explain is not None:
-            explain_case(self._predictor(), case, bag, self.explain, warn=warn)
+            try:
+                explain_case(self._predictor(), case, bag, self.explain, warn=warn)
+            except TriSurvError:
+                raise
+            except Exception as error:  # noqa: BLE001  the risk is known by now
+                warn(f"no explanation: {one_line(error, self.explain / case.case_id)}")
 
     def _check(self, case: Case, warnings: list[str]) -> Result:
         check_case(self._predictor(), case, warn=warnings.append)

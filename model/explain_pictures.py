@@ -21,11 +21,14 @@ RAISES, LOWERS, INK, SOFT = "#D55E00", "#0072B2", "#222222", "#5d6570"
 OPACITY = 0.62
 DPI = 150
 SHEET_COLUMNS = 4
+LEAST_PANEL_IN = 2.6
+"""Least width and height of a slide's panel: what the words around a thin slide need."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,  # a case's id may hold dollars
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
     "xtick.color": INK,
@@ -61,7 +64,8 @@ def heatmap(title: str, view: View, patches: Patches, numbered: Mapping[int, int
     height, width = view.thumbnail.shape[:2]
     is_wide = width > 1.3 * height
     with matplotlib.rc_context(_STYLE):
-        long_in, short_in = 7.5, 7.5 * min(height / width, width / height)
+        long_in = 7.5
+        short_in = max(long_in * min(height / width, width / height), LEAST_PANEL_IN)
         panel = (long_in, short_in) if width >= height else (short_in, long_in)
         size = (
             (panel[0] + 1.2, 2 * panel[1] + 1.4)

@@ -27,7 +27,11 @@ MOST_MASK_TILE_PX = 2**26
 KEPT_TILES = 64
 """Of the tiles seen last the cells stay in memory; the two frequent ones are among them."""
 
-_UNDECODABLE = (*UNREADABLE, RuntimeError, tifffile.TiffFileError)
+_UNDECODABLE = (*UNREADABLE, RuntimeError, SyntaxError, tifffile.TiffFileError)
+_LABELLED = {"P", "LA"}
+"""Pillow's modes that SimpleITK shows in the palette's colours, or refuses."""
+
+Image.MAX_IMAGE_PIXELS = None  # `check_whole` bounds them, in words of ours
 
 
 def reduce_mask(path: Path, most_px: int) -> Overview:
@@ -46,7 +50,7 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
     try:
         tiff = tifffile.TiffFile(path)
     except _UNDECODABLE:
-        return _reduce_labels(read_whole(path)[0][..., 0], most_px)
+        return _reduce_labels(_read_labels(path), most_px)
     with tiff, _decodable(path):
         levels = [level.keyframe for level in tiff.series[0].levels]
         if levels[0].is_tiled:
@@ -55,6 +59,19 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
         # Planes of channels, depth, height, width, channels of each pixel.
         labels = levels[0].asarray().reshape(levels[0].shaped)[0, 0, ..., 0]
         return _reduce_labels(labels, most_px)
+
+
+def _read_labels(path: Path) -> NDArray[Any]:
+    """Return the labels (H, W) of a mask that is no TIFF: of a palette the indices."""
+    try:
+        picture = Image.open(path, formats=["PNG", "BMP"])
+    except UNREADABLE:  # `read_whole` says what is wrong with it, if it is no other format
+        return read_whole(path)[0][..., 0]
+    with picture, _decodable(path):
+        if picture.mode not in _LABELLED:
+            return read_whole(path)[0][..., 0]
+        check_whole(path, picture.size)
+        return np.asarray(picture.getchannel(0))
 
 
 def _reduce_labels(labels: NDArray[Any], most_px: int) -> Overview:

@@ -2,7 +2,15 @@
 
 import ctypes
 import os
-from contextlib import suppress
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedWriter, FileIO, TextIOWrapper, UnsupportedOperation
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -12,6 +20,8 @@ MOST = 2**31 - 1
 
 SOME_FAILED = 3
 """Exit code of a command that scored some of its cases and failed at others."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code, as a shell has it, of what Ctrl-C ends."""
 
 
 def prepare_process() -> None:
@@ -32,3 +42,42 @@ def prepare_process() -> None:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_TRIM_THRESHOLD, MOST)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def print_if_possible() -> Iterator[None]:
+    """Drop what cannot be printed: nobody reads the pipe any more, or the disk of a log is full.
+
+    Whoever prints in this context sees no error, nor does Python at the process's end.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_forgiving, streams)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def _forgiving(stream: TextIO | None) -> TextIO:
+    """Return a stream to the same file that never fails."""
+    if stream is None:  # closed before the start: the next file opened would get its number
+        return TextIOWrapper(FileIO(os.devnull, "w"))
+    try:
+        file = _ForgivingFile(stream.fileno(), "w", closefd=False)
+    except UnsupportedOperation:  # it is in memory
+        return stream
+    return TextIOWrapper(
+        BufferedWriter(file), stream.encoding, errors="backslashreplace", line_buffering=True
+    )
+
+
+class _ForgivingFile(FileIO):
+    """A file that takes whatever is written, though it may not keep it."""
+
+    def write(self, content: "ReadableBuffer") -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            return super().write(content)
+        return memoryview(content).nbytes

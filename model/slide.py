@@ -1,6 +1,6 @@
-"""Slides: levels, pixel size, regions."""
+"""Slides: levels, regions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,13 +12,9 @@ from PIL import ImageColor
 from model.errors import CaseError, Warn
 from model.jpeg_tiles import JpegLevel
 from model.mosaic import Overview, Pixels, average, copy_common, cut_squares
+from model.pixel_size import find_mpp
 from model.pixels import PixelSource, open_slide, reduce_whole
 from model.whole_image import untiled_size
-
-MPP_RANGE = (0.1, 40.0)
-"""Coarser than any slide are the print densities (72 to 600 dpi) that image tools leave behind."""
-SQUARE_TOLERANCE = 0.05
-UM_PER_UNIT = {"centimeter": 10_000.0, "inch": 25_400.0}
 
 PLACEHOLDER_PX = 16
 PLACEHOLDER_BYTES = 2**16
@@ -42,7 +38,7 @@ class Slide:
         self.downsamples = source.downsamples
         self._source = source
         color = source.properties.get("openslide.background-color", "FFFFFF")
-        self._background = np.array(ImageColor.getrgb(f"#{color}"), dtype=np.float32)
+        self._background = np.array(ImageColor.getrgb(f"#{color}"), dtype=np.uint8)
 
     @classmethod
     def open(cls, path: Path, *, default_mpp: float | None, warn: Warn) -> Self:
@@ -50,7 +46,7 @@ class Slide:
 
         Args:
             path: A file of one of OpenSlide's formats, or `.mha`.
-            default_mpp: Pixel size in µm of a slide that states none; None to refuse such a slide.
+            default_mpp: As of `find_mpp`.
             warn: Told when the pixel size is assumed or doubtful.
 
         Raises:
@@ -58,7 +54,7 @@ class Slide:
         """
         source = open_slide(path)
         try:
-            mpp = _find_mpp(path, source.properties, default_mpp, warn)
+            mpp = find_mpp(path, source.properties, default_mpp, warn)
         except CaseError:
             source.close()
             raise
@@ -200,6 +196,9 @@ class Slide:
         alpha = rgba[..., 3:]
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
+        if alpha.max() == 0:  # as most of some slides is; rows of it are copied fast
+            row = np.full((1, rgba.shape[1], 3), self._background)
+            return row.repeat(len(rgba), axis=0)
         weight = alpha / np.float32(255)
         return np.rint(rgba[..., :3] * weight + self._background * (1 - weight)).astype(np.uint8)
 
@@ -213,35 +212,3 @@ def is_placeholder(path: Path) -> bool:
         return False
     size = untiled_size(path)
     return size is not None and max(size) < PLACEHOLDER_PX
-
-
-def _find_mpp(
-    path: Path, properties: Mapping[str, str], default_mpp: float | None, warn: Warn
-) -> float:
-    """Return the pixel size that the file states, or the default if that makes no sense."""
-    stated = _stated_mpp(properties)
-    least, most = MPP_RANGE
-    if stated is not None and all(least <= mpp <= most for mpp in stated):
-        mpp_x, mpp_y = stated
-        if abs(mpp_x - mpp_y) > SQUARE_TOLERANCE * mpp_x:
-            warn(f"{path}: pixels of {mpp_x:.4g} x {mpp_y:.4g} µm are taken for square")
-        return mpp_x
-    found = "none" if stated is None else " x ".join(f"{mpp:.4g}" for mpp in stated)
-    if default_mpp is None:
-        raise CaseError(path, expected=f"a pixel size of {least} to {most} µm", found=found)
-    warn(f"{path}: pixel size {found}; {default_mpp} µm is assumed")
-    return default_mpp
-
-
-def _stated_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
-    """Return the pixel size in µm along x and y from OpenSlide's properties or TIFF's tags."""
-    mpp_x = float(properties.get("openslide.mpp-x", "nan"))
-    mpp_y = float(properties.get("openslide.mpp-y", mpp_x))
-    if mpp_x > 0:
-        return mpp_x, mpp_y
-    unit_um = UM_PER_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
-    per_unit_x = float(properties.get("tiff.XResolution", "0"))
-    per_unit_y = float(properties.get("tiff.YResolution", per_unit_x))
-    if unit_um is None or per_unit_x <= 0 or per_unit_y <= 0:
-        return None
-    return unit_um / per_unit_x, unit_um / per_unit_y

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,22 @@ def test_what_nobody_foresaw_is_a_row_too_and_its_traceback_is_kept(
     entries = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     (trace,) = [entry["result"]["traceback"] for entry in entries if entry["result"]["traceback"]]
     assert "in do" in trace
+
+
+def test_what_nobody_foresaw_while_explaining_costs_no_risk(
+    tmp_path: Path, manifest: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no such\nglyph")
+
+    monkeypatch.setattr("model.explain.explain_case", fail)
+    why = tmp_path / "why"
+    counts = score(Cohort(manifest, tmp_path / "out"), replace(scorer(bundle), explain=why))
+    assert counts.failed == 0
+    row = read_predictions(tmp_path / "out")[3]
+    assert row["risk"]
+    reason = f"no explanation: {why / row['case_id']}: unexpected ValueError: no such glyph"
+    assert row["warnings"].endswith(reason)
 
 
 def test_a_bundle_that_cannot_be_loaded_ends_the_run(

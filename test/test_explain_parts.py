@@ -15,7 +15,7 @@ from toy_fusions import NAMES, build_toy, toy_cases, without
 from model.batch import Bag, CaseInputs
 from model.explain_gradients import TOLERANCE, Attribution, attribute_risk
 from model.explain_patches import Patches, View, gather, read_squares
-from model.explain_pictures import colour_of, heatmap
+from model.explain_pictures import colour_of, contribution_bars, heatmap
 from model.member import Member
 from model.patches import patch_grid, read_patches
 from model.slide import Slide
@@ -134,3 +134,16 @@ def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
         assert hit.max() > 40
         places.append(float(np.average(np.arange(len(hit)), weights=hit)))
     assert places[1] - places[0] > 300
+
+
+def test_dollars_are_no_mathematics() -> None:
+    """Cases, slides and clinical values may be called so."""
+    contribution_bars(r"Case $P_1_2$", {r"record \$": [(r"site = $\A$", 1.0)]})
+
+
+@pytest.mark.parametrize("shape", [(7, 1400, 3), (1400, 7, 3), (60, 1400, 3), (1400, 60, 3)])
+def test_the_slide_may_be_thin(shape: tuple[int, ...]) -> None:
+    """Where the words have no room, matplotlib warns, and tests fail on warnings."""
+    view = View("s", np.full(shape, 200, "u1"), downsample=(43.0, 43.0), mpp=0.5, side_px=448)
+    picture = Image.open(io.BytesIO(heatmap("two\nlines", view, patches_of([0.2, 0.8]), {1: 1})))
+    assert min(picture.size) > 900

@@ -32,14 +32,15 @@ def job(tmp_path: Path, contents: dict[str, object]) -> Path:
     return write_job(tmp_path / "input", contents)
 
 
-def run_process(job: Path, output: Path, bundle: Path) -> Outcome:
+def run_process(job: Path, output: Path, bundle: Path, *, stdout: int = subprocess.PIPE) -> Outcome:
     """Score a job as the container does, in a process of its own."""
     arguments = ["--input", job, "--output", output, "--bundle", bundle]
     done = subprocess.run(
         [sys.executable, "inference.py", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
@@ -76,6 +77,17 @@ def test_a_failure_is_a_traceback_and_one_sentence(
     assert outcome.sentence.startswith(f"case 3A_001_HE: {slide}: expected a ")
     assert ", found " in outcome.sentence
     assert outcome.err.startswith("Traceback")
+
+
+def test_an_answer_needs_nobody_who_reads_along(
+    tmp_path: Path, job: Path, strict_bundle: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    outcome = run_process(job, tmp_path / "output", strict_bundle, stdout=writer)
+    os.close(writer)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.answer > 0
 
 
 # --- the sample job and the default bundle --------------------------------------------------------

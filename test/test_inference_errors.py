@@ -2,6 +2,8 @@
 
 import math
 import re
+import runpy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,3 +178,26 @@ def test_a_few_genes_without_a_value_are_a_warning(
     path = scene.job / PATHS[RNA]
     warning = f"warning: {path}: 2 genes set to the training mean: {PANEL[0]}, {PANEL[1]}\n"
     assert outcome.out.count(warning) == 1  # two members say it
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_is_one_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "load", interrupt)
+    outcome = run_door(capfd, tmp_path, tmp_path / "output")
+    assert (outcome.code, outcome.err) == (130, "stopped\n")
+
+
+def test_a_worker_that_starts_leaves_ctrl_c_to_its_parent() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        runpy.run_path(inference.__file__, run_name="__mp_main__")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.process import prepare_process
+from model.process import prepare_process, print_if_possible
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,3 +76,40 @@ def test_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.Monkey
     monkeypatch.delenv("OMP_WAIT_POLICY")
     prepare_process()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+PRINTS = """
+import sys
+from model.process import print_if_possible
+with print_if_possible():
+    for number in range(3000):
+        print(f"line {number}, caf\u00e9")
+        print("to stderr", file=sys.stderr)
+    print(open(sys.argv[1], "x").name, end="")
+"""
+
+
+@pytest.mark.parametrize(
+    "where", [">&- 2>&-", ">&-", ">/dev/full 2>&1", "2>&1 | true; exit ${PIPESTATUS[0]}"]
+)
+def test_what_cannot_be_printed_is_dropped(tmp_path: Path, where: str) -> None:
+    mark = tmp_path / "mark"
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" "$2" {where}', sys.executable, PRINTS, mark],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr.replace("to stderr\n", "") == ""
+    assert mark.read_bytes() == b""
+
+
+def test_what_can_be_printed_is(capfd: pytest.CaptureFixture[str]) -> None:
+    streams = sys.stdout, sys.stderr
+    with print_if_possible():
+        print("a name: \ud800")
+        print("a problem", file=sys.stderr, end="")
+    assert streams == (sys.stdout, sys.stderr)
+    assert capfd.readouterr() == ("a name: \\ud800\n", "a problem")
