@@ -216,11 +216,22 @@ def test_scores_do_not_depend_on_how_a_fold_is_cut_up() -> None:
 
 def test_batches_cover_the_fold_once_and_each_has_an_event() -> None:
     fold = make_fold(100)
-    batches = loop._batches(fold, 16, (0,))
+    batches = loop._batches(fold, FIT.model_copy(update={"batch_cases": 16}), (0,))
     assert sorted(np.concatenate(batches).tolist()) == list(range(100))
     assert {len(batch) for batch in batches} <= {14, 15}
     assert all(fold.event.numpy()[batch].any() for batch in batches)
-    assert len(loop._batches(fold, None, (0,))) == 1
+    assert len(loop._batches(fold, FIT, (0,))) == 1
+
+
+def test_only_batches_of_the_cox_loss_keep_strata_together() -> None:
+    fold = make_fold(100)
+    cox = FIT.model_copy(update={"batch_cases": 16})
+    nll = cox.model_copy(update={"loss": "nll"})
+    mixed = [
+        sum(len(fold.strata[rows].unique()) > 1 for rows in loop._batches(fold, config, (0,)))
+        for config in (cox, nll)
+    ]
+    assert mixed[0] <= 1 and mixed[1] == 7
 
 
 def test_subsample_keeps_order_and_coordinates() -> None:

@@ -21,7 +21,7 @@ from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.cohort import LabelledCase, check_outcomes, check_risk_sets, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
     FloatArray,
@@ -46,6 +46,7 @@ from train.scores import (
     write_scores,
 )
 from train.simulate import SimulateConfig, simulate_cohort
+from train.strata import check_risk_sets
 from train.views import MeanEmbedding
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
@@ -128,7 +129,7 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
     ranks.device(config.device)
     outer_folds(cases, config.folds, seed=[config.seed, 0])
     if config.fit.loss == "cox":
-        check_risk_sets(cases, str(config.cohort.root), warn=warn)
+        check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
         check_genes(config.rna, cases, warn=warn)
     make_folder(config.output)
