@@ -98,6 +98,19 @@ def test_folds_that_do_not_fit_are_told_before_any_work(
     assert not (run.parent / "run").exists()
 
 
+def test_bins_that_an_inner_fold_cannot_fill_are_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cohort has 6 event times; two folds of two inner ones leave some fit fewer."""
+    path = run.parent / "cases.csv"
+    header, *rows = read_table(path)
+    few = [[row[0], row[1], i if i < 6 else 1, row[3]] for i, row in enumerate(rows, start=1)]
+    write_table(path, [header, *few])
+    said = refusal(capsys, "fit", run, "fit.loss=nll", "fit.bins=4", "fit.inner_folds=2")
+    assert said.startswith("time bins: expected at least 4 distinct event times, one for each bin")
+    assert not (run.parent / "run").exists()
+
+
 @pytest.mark.slow
 def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
     run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]

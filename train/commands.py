@@ -28,12 +28,12 @@ from train.crossval import (
     FoldResult,
     Run,
     build_bundle,
+    check_folds,
     cross_validate,
     out_of_fold_risk,
 )
 from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
-from train.folds import outer_folds
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
@@ -124,10 +124,11 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
 
     Raises:
         ConfigError: The device is not there, folds, gene panel or gene sets do not fit, Cox's loss
-            would compare nobody, or the output folder cannot be written.
+            would compare nobody or a fold has too few event times for the bins of the other, or
+            the output folder cannot be written.
     """
     ranks.device(config.device)
-    outer_folds(cases, config.folds, seed=[config.seed, 0])
+    check_folds(cases, config)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
