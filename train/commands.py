@@ -37,6 +37,7 @@ from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
+from train.presence import leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
@@ -55,10 +56,11 @@ INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 def _read_run(
     path: Path, overrides: Sequence[str]
 ) -> tuple[TrainConfig, Interface, list[LabelledCase]]:
-    """Read a run's config, and the interface and cases that it names."""
+    """Read a run's config, and the interface and cases that it names and can use."""
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
-    return config, interface, read_cohort(config.cohort, interface, warn=warn)
+    cases = read_cohort(config.cohort, interface, warn=warn)
+    return config, interface, leave_out_empty(cases, config, warn=warn)
 
 
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
