@@ -1,10 +1,11 @@
-"""Cases without any of a run's modalities are left out."""
+"""Cases without any of a run's modalities are left out; untrained stand-ins are told."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import read_table, write_run, write_table
+from synthetic import no_warning
 
 from model.bags import bag_path
 from model.case import Case, Record, SlideFile
@@ -12,7 +13,7 @@ from model.errors import ConfigError
 from train.__main__ import main
 from train.cohort import LabelledCase
 from train.config import TrainConfig, read_config
-from train.presence import leave_out_empty
+from train.presence import check_optional, leave_out_empty
 
 RECORD = Record({"G0": 1.0}, Path("record.json"))
 RNA_OR_SLIDE = {"modalities": ["slide", "rna"], "optional": ["slide", "rna"]}
@@ -60,6 +61,24 @@ def test_too_few_cases_with_a_modality_are_refused(tmp_path: Path) -> None:
     message = "the cases with slide or rna: expected at least 5 events, found 2 in 4 cases"
     with pytest.raises(ConfigError, match=message):
         leave_out_empty(cases, config_of(tmp_path, RNA_OR_SLIDE), warn=lambda text: None)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_stand_in_that_nothing_trains_is_told(tmp_path: Path, dropout: float) -> None:
+    """Every case has RNA, one has a slide too."""
+    cases = labelled(Case("both", slides=(SlideFile(tmp_path / "slide.tif"),), rna=RECORD))
+    config = config_of(tmp_path, RNA_OR_SLIDE, fit={"modality_dropout": dropout})
+    warnings: list[str] = []
+    check_optional(cases, config, warn=warnings.append)
+    text = "fusion.settings.optional: every case has rna and fit.modality_dropout is 0, so that "
+    assert [warning.startswith(text) for warning in warnings] == [True] * (dropout == 0)
+
+
+def test_a_run_of_one_modality_has_nothing_to_drop(tmp_path: Path) -> None:
+    """No prediction ever takes the stand-in: a case without the modality is refused."""
+    settings: dict[str, object] = {"modalities": ["rna"], "optional": ["rna"]}
+    config = config_of(tmp_path, settings, fit={"modality_dropout": 0})
+    check_optional(labelled(), config, warn=no_warning)
 
 
 def test_a_fit_reports_on_cases_that_its_bundle_can_score(

@@ -37,7 +37,7 @@ from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
-from train.presence import leave_out_empty
+from train.presence import check_optional, leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
@@ -131,6 +131,7 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
     """
     ranks.device(config.device)
     check_folds(cases, config)
+    check_optional(cases, config, warn=warn)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:

@@ -1,4 +1,4 @@
-"""Which of a run's modalities its cases have, and who is left out."""
+"""Which of a run's modalities its cases have: who is left out, and whose absence is not learned."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,25 @@ def leave_out_empty(
         )
         check_outcomes(kept, f"{config.cohort.root}: the cases with {' or '.join(modalities)}")
     return kept
+
+
+def check_optional(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
+    """Name the optional modalities that no fit ever goes without: their stand-ins stay untrained.
+
+    Args:
+        cases: Each with one of the modalities.
+        config: Of the run.
+        warn: Told of each.
+    """
+    settings = read_settings(config.fusion.name, config.fusion.settings)
+    if config.fit.modality_dropout > 0 or len(settings.modalities) == 1:
+        return
+    for name in settings.optional:
+        if all(_has(case.case, name, config) for case in cases):
+            warn(
+                f"fusion.settings.optional: every case has {name} and fit.modality_dropout is 0, "
+                f"so that nothing is learned of cases without it; their risks will be arbitrary"
+            )
 
 
 def encoder_spec(config: TrainConfig) -> EncoderSpec:
