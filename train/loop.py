@@ -75,8 +75,8 @@ def train_fusion(
             group["lr"] = config.learning_rate * _schedule(config, epoch)
         fusion.train()
         losses = [
-            _step(fusion, optimiser, objective, Draw(fold, indices, config, (*plan.seed, epoch)))
-            for indices in _batches(fold, config, (*plan.seed, epoch))
+            _step(fusion, optimiser, objective, draw)
+            for draw in _draws(fold, config, (*plan.seed, epoch))
         ]
         held_out = None if validation is None else fold_loss(fusion, validation, objective)
         log.append(EpochLog(epoch, float(np.mean(losses)), held_out))
@@ -209,6 +209,14 @@ def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:
         return torch.cat(
             [part for _, part in _logits(fusion, Draw(fold, np.arange(len(fold)), whole, (0,)))]
         )
+
+
+def _draws(fold: Fold, config: FitConfig, seed: tuple[int, ...]) -> list[Draw]:
+    """Return an epoch's steps, each with random numbers of its own."""
+    batches = _batches(fold, config, seed)
+    if len(batches) == 1:
+        return [Draw(fold, batches[0], config, seed)]
+    return [Draw(fold, rows, config, (*seed, number)) for number, rows in enumerate(batches)]
 
 
 def _batches(fold: Fold, config: FitConfig, seed: tuple[int, ...]) -> list[npt.NDArray[np.int64]]:
