@@ -48,6 +48,15 @@ def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]
     assert told == f"{run}: seed: Input should be greater than or equal to 0"
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "clip_norm"])
+def test_settings_are_finite_numbers(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    told = refusal(capsys, "fit", run, f"fit.{name}={value}")
+    assert told == f"{run}: fit.{name}: Input should be a finite number"
+
+
 @no_card
 def test_a_device_that_is_not_there_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
