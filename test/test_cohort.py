@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from job_files import CHIMERA, PRESETS
 from synthetic import no_warning
 
-from model.case import Case, Record
+from model.case import Record
 from model.errors import ConfigError
 from model.interface import Interface, read_interface
-from train.cohort import LabelledCase, check_risk_sets, outcomes, read_cohort
+from train.cohort import LabelledCase, outcomes, read_cohort
 from train.config import CohortConfig
-from train.losses import cox_nll
 
 LEOPARD = read_interface("leopard", [PRESETS])
 TIME_KEYS = ("Time_to_prog_or_FUend", "time_to_HG_recur_or_FUend")
@@ -222,52 +220,16 @@ def test_days_that_are_taken_for_months_are_refused(tmp_path: Path) -> None:
     assert read(root, time_unit="days")[2].time == pytest.approx(119.92, abs=0.01)
 
 
-# -- risk sets -------------------------------------------------------------------------------------
+# -- strata ----------------------------------------------------------------------------------------
 
 
-def labelled(centres: str, times: tuple[int, ...], events: str) -> list[LabelledCase]:
-    """Return cases, a letter a centre."""
-    return [
-        LabelledCase(Case(f"C{i}"), event == "1", float(time), centre)
-        for i, (centre, time, event) in enumerate(zip(centres, times, events, strict=True))
-    ]
-
-
-def test_a_cohort_that_teaches_the_cox_loss_nothing_is_refused() -> None:
-    cases = labelled("AABBC", (2, 1, 4, 3, 5), "10101")
-    seen = outcomes(cases)
-    loss = cox_nll(
-        torch.arange(5),
-        event=torch.from_numpy(seen.event),
-        time=torch.from_numpy(seen.time),
-        strata=torch.tensor([0, 0, 1, 1, 2]),
-    )
-    assert loss == 0
-    with pytest.raises(ConfigError) as caught:
-        check_risk_sets(cases, "here", warn=no_warning)
-    assert str(caught.value) == (
-        "here: expected events at which others of the same centre are at risk (the Cox loss "
-        "compares these alone), found none of 3 in 3 centres"
-    )
-
-
-@pytest.mark.parametrize(
-    ("centres", "times", "events", "lost"),
-    [
-        ("AAAA", (1, 2, 3, 4), "1111", None),  # the last one has outlived all others
-        ("ABAB", (1, 2, 3, 4), "1111", None),
-        ("ABCC", (1, 2, 3, 3), "1111", None),
-        ("ABCDD", (1, 2, 3, 4, 4), "11110", 3),
-        ("ABCA", (1, 2, 3, 4), "1111", 3),
-    ],
-)
-def test_events_with_nobody_else_at_risk_are_told_where_they_are_most(
-    centres: str, times: tuple[int, ...], events: str, lost: int | None
-) -> None:
-    warnings: list[str] = []
-    check_risk_sets(labelled(centres, times, events), "here", warn=warnings.append)
-    text = f"here: {lost} of 4 events have nobody else of their centre at risk and teach the "
-    assert [warning.startswith(text) for warning in warnings] == [True] * (lost is not None)
+def test_small_centres_and_cases_of_none_share_a_stratum(tmp_path: Path) -> None:
+    """One place for a whole cohort, so that its folds and batches agree."""
+    centres = ["large"] * 20 + ["small"] * 19 + ["", "own"]
+    rows = [{**row, "centre": centre} for row, centre in zip(rows_of(41), centres, strict=True)]
+    cases = read(write_manifest(tmp_path / "m.csv", rows))
+    assert [case.centre for case in cases] == centres
+    assert [case.stratum for case in cases] == ["large"] * 20 + [""] * 21
 
 
 # -- where bags lie --------------------------------------------------------------------------------

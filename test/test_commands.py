@@ -48,6 +48,15 @@ def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]
     assert told == f"{run}: seed: Input should be greater than or equal to 0"
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "clip_norm"])
+def test_settings_are_finite_numbers(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    told = refusal(capsys, "fit", run, f"fit.{name}={value}")
+    assert told == f"{run}: fit.{name}: Input should be a finite number"
+
+
 @no_card
 def test_a_device_that_is_not_there_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
@@ -95,6 +104,19 @@ def test_folds_that_do_not_fit_are_told_before_any_work(
     path = run.parent / "folds.csv"
     told = refusal(capsys, "fit", run, 'folds.split="file"', f"folds.file={path}")
     assert told == f"{path}: expected a table (.csv or .parquet), found no file"
+    assert not (run.parent / "run").exists()
+
+
+def test_bins_that_an_inner_fold_cannot_fill_are_told_before_any_work(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cohort has 6 event times; two folds of two inner ones leave some fit fewer."""
+    path = run.parent / "cases.csv"
+    header, *rows = read_table(path)
+    few = [[row[0], row[1], i if i < 6 else 1, row[3]] for i, row in enumerate(rows, start=1)]
+    write_table(path, [header, *few])
+    said = refusal(capsys, "fit", run, "fit.loss=nll", "fit.bins=4", "fit.inner_folds=2")
+    assert said.startswith("time bins: expected at least 4 distinct event times, one for each bin")
     assert not (run.parent / "run").exists()
 
 

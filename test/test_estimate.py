@@ -70,6 +70,15 @@ def test_estimate_is_the_percentile_interval_written_out():
     )
 
 
+def test_an_estimate_tells_cases_from_patients():
+    risk, alone = cohort()
+    two_each = replace(alone, patient=np.arange(150) // 2)
+    found = estimate(harrell_c, risk, two_each, resamples=0)
+    assert str(found) == f"{found.value:.3f} (150 cases of 75 patients, {found.events} events)"
+    each = estimate(harrell_c, risk, replace(alone, patient=np.arange(150)), resamples=0)
+    assert str(each) == f"{each.value:.3f} (n 150, {each.events} events)"
+
+
 def test_interval_has_the_width_of_the_sampling_error():
     """The known spread of Harrell's C over repeated cohorts of the same size."""
     values = [harrell_c(*cohort(seed, n=120)) for seed in range(150)]

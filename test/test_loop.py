@@ -111,6 +111,31 @@ def test_dropout_is_replayed_between_the_two_passes() -> None:
     assert not torch.equal(first, other)
 
 
+def test_each_batch_of_an_epoch_has_a_dropout_of_its_own() -> None:
+    """A fold of one case 64 times over: what sets its batches apart is random."""
+    one = make_fold(1)
+    fold = replace(
+        one,
+        case_ids=one.case_ids * 64,
+        inputs=one.inputs * 64,
+        optional=(),
+        event=torch.ones(64).bool(),
+        time=torch.arange(64.0),
+        strata=torch.zeros(64).long(),
+    )
+    config = FIT.model_copy(update={"batch_cases": 16, "max_patches": None})
+    fusion = make_fusion().train()
+    with torch.no_grad():
+        logits = [
+            torch.cat([part for _, part in loop._logits(fusion, draw)])
+            for draw in loop._draws(fold, config, (0, 0))
+        ]
+    assert len(logits) == 4
+    assert not any(torch.equal(logits[0], other) for other in logits[1:])
+    (whole,) = loop._draws(fold, FIT, (0, 0))
+    assert whole.seed == (0, 0)  # so that fits in full batch stay what they were
+
+
 def test_mixed_precision_trains_and_scores_in_float32() -> None:
     fold = make_fold()
     config = FIT.model_copy(update={"chunk_patches": 30, "precision": "bfloat16"})
@@ -216,11 +241,22 @@ def test_scores_do_not_depend_on_how_a_fold_is_cut_up() -> None:
 
 def test_batches_cover_the_fold_once_and_each_has_an_event() -> None:
     fold = make_fold(100)
-    batches = loop._batches(fold, 16, (0,))
+    batches = loop._batches(fold, FIT.model_copy(update={"batch_cases": 16}), (0,))
     assert sorted(np.concatenate(batches).tolist()) == list(range(100))
     assert {len(batch) for batch in batches} <= {14, 15}
     assert all(fold.event.numpy()[batch].any() for batch in batches)
-    assert len(loop._batches(fold, None, (0,))) == 1
+    assert len(loop._batches(fold, FIT, (0,))) == 1
+
+
+def test_only_batches_of_the_cox_loss_keep_strata_together() -> None:
+    fold = make_fold(100)
+    cox = FIT.model_copy(update={"batch_cases": 16})
+    nll = cox.model_copy(update={"loss": "nll"})
+    mixed = [
+        sum(len(fold.strata[rows].unique()) > 1 for rows in loop._batches(fold, config, (0,)))
+        for config in (cox, nll)
+    ]
+    assert mixed[0] <= 1 and mixed[1] == 7
 
 
 def test_subsample_keeps_order_and_coordinates() -> None:

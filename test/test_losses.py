@@ -288,9 +288,26 @@ def test_bins_are_closed_on_the_left_and_cover_every_time():
     assert to_bin(times, edges).tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_tied_edges_move_to_the_next_event_time():
+    event, time = torch.ones(9).bool(), torch.tensor([1.0, 1, 1, 1, 1, 1, 2, 3, 4])
+    assert fit_bins(event=event, time=time, n_bins=4).tolist() == [2, 3, 4]
+    assert fit_bins(event=event, time=time, n_bins=3).tolist() == [2, 3]
+    assert fit_bins(event=event, time=5 - time, n_bins=3).tolist() == [3, 4]
+    assert fit_bins(event=event, time=time, n_bins=2).tolist() == [2]
+
+
+def test_every_bin_holds_events_however_tied():
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        time = torch.tensor(draw.integers(1, draw.integers(2, 25), 30).astype(float))
+        bins = int(draw.integers(2, 9))
+        if len(time.unique()) >= bins:
+            edges = fit_bins(event=torch.ones(30).bool(), time=time, n_bins=bins)
+            assert to_bin(time, edges).bincount(minlength=bins).min() > 0
+
+
 def test_too_few_event_times_for_the_bins():
     event, time = torch.ones(9).bool(), torch.tensor([1.0, 1, 1, 1, 1, 1, 2, 3, 4])
-    with pytest.raises(ConfigError, match="found 4 distinct times of 9 events; use fewer bins"):
+    message = "expected at least 8 distinct event times, one for each bin, found 4 among 9 events"
+    with pytest.raises(ConfigError, match=message):
         fit_bins(event=event, time=time, n_bins=8)
-    with pytest.raises(ConfigError, match="4 bins can divide"):
-        fit_bins(event=event, time=time, n_bins=4)  # six of nine events in the first bin

@@ -1,5 +1,6 @@
 """The metrics against scikit-survival, lifelines and their definitions; what they refuse."""
 
+from dataclasses import replace
 from functools import partial
 
 import lifelines
@@ -178,6 +179,14 @@ def test_d_calibration_of_the_true_curves_is_uniform():
         assert d_calibration(survival**3, outcome) < 1e-3
     # Spreading the censored evenly makes the test a little too mild, never too harsh.
     assert kstest(p_values, "uniform", alternative="greater").pvalue > 0.01
+
+
+def test_d_calibration_needs_fifty_patients_not_cases():
+    _, outcome = cohort(n=60)
+    alike, pairs = np.full(60, 0.5), replace(outcome, patient=np.arange(60) // 2)
+    assert d_calibration(alike, outcome) < 0.05
+    with pytest.raises(NotComputableError, match="50 patients are needed, 30 are there"):
+        d_calibration(alike, pairs)
 
 
 def test_d_calibration_counts_by_hand():

@@ -95,6 +95,7 @@ def test_the_json_has_every_number(written):
     own = report.evaluation.metrics[0].value
     assert metrics["harrell_c"]["value"] == {
         "value": own.value, "low": own.low, "high": own.high, "n": 176, "events": 71,
+        "patients": None,
     }  # fmt: skip
     assert numbers["baselines"][0]["name"] == "Kaplan-Meier"
     assert numbers["evaluation"]["resamples"] == RESAMPLES
@@ -121,6 +122,21 @@ def test_the_numbers_are_those_of_the_run(tmp_path):
     (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
     assert halves.value.value == logrank_groups(groups, outcomes(cases))
     assert report.verdict.beats is None
+
+
+def test_cases_are_not_called_patients(tmp_path):
+    """Two cases of each patient, in a fold each."""
+    cases, log_hazard = make_cases(90)
+    pairs = [replace(case, patient=f"Q{i // 2}") for i, case in enumerate(cases)]
+    results = make_results(pairs, log_hazard)
+    report = training_report(
+        make_run(tmp_path, pairs), results, baselines=[], provenance=PROVENANCE, resamples=5
+    )
+    page = write_report(tmp_path, report).read_text()
+    assert "<strong>90</strong> cases of <strong>45</strong> patients" in page
+    assert (report.evaluation.n, report.evaluation.patients) == (90, 45)
+    assert (report.cohort[0].n, report.cohort[0].patients) == (90, 45)
+    assert str(report.evaluation.metrics[0].value).count("90 cases of 45 patients") == 1
 
 
 def test_the_page_stands_on_its_own(written):

@@ -1,8 +1,9 @@
 """The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from train.estimate import Outcome
 OnError = Callable[[CaseError], None]
 
 MIN_EVENTS = 5
+LEAST_PER_STRATUM = 20
+"""Cases of a centre; of 20, an inner validation fold (a quarter of four fifths) still has 4."""
 
 _MONTHS_PER_UNIT = {"days": 12 / 365.25, "months": 1.0, "years": 12.0}
 _LONGEST_YEARS = 50  # nobody is followed for longer; days that are taken for months are
@@ -33,8 +36,9 @@ class LabelledCase:
         event: True = the event was observed.
         time: To the event or the end of follow-up, in the task's unit.
         centre: Cases of one centre share it, as do those of none, which is empty; a stratum of
-            folds and loss.
+            the folds.
         patient: Cases of one patient share it; None where the case id tells the patient.
+        stratum: Of the Cox loss, which compares cases of one stratum alone.
     """
 
     case: Case
@@ -42,6 +46,7 @@ class LabelledCase:
     time: float
     centre: str
     patient: str | None = None
+    stratum: str = ""
 
     @property
     def case_id(self) -> str:
@@ -86,7 +91,20 @@ def read_cohort(
         )
     check_outcomes(cases, str(config.root))
     _check_unit(cases, config, interface)
-    return cases
+    return with_strata(cases)
+
+
+def with_strata(cases: Sequence[LabelledCase]) -> list[LabelledCase]:
+    """Return the cases with their centre as stratum; small centres and cases of none share one.
+
+    Of a small centre, few events of a batch or a fold have anyone to be compared with. To pool
+    such centres assumes that they share a baseline hazard, which too few cases could not tell.
+    """
+    sizes = Counter(case.centre for case in cases)
+    return [
+        replace(case, stratum=case.centre if sizes[case.centre] >= LEAST_PER_STRATUM else "")
+        for case in cases
+    ]
 
 
 def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
@@ -105,43 +123,6 @@ def check_outcomes(cases: Sequence[LabelledCase], source: str) -> None:
             f"{source}: expected censored cases beside the events, found {events} events in "
             f"{len(cases)} cases; is the event coding right (1 = event)?"
         )
-
-
-def check_risk_sets(cases: Sequence[LabelledCase], source: str, *, warn: Warn) -> None:
-    """Refuse a cohort that Cox's loss, whose risk sets never cross two centres, learns nothing of.
-
-    Of each centre the last case to leave has nobody to be compared with; where nearly every case
-    has a centre of its own, as when ids are taken for centres, the loss is 0 from the start.
-
-    Args:
-        cases: To train on.
-        source: Where they come from.
-        warn: Told when most events are lost so.
-
-    Raises:
-        ConfigError: All are.
-    """
-    centres: dict[str, list[LabelledCase]] = {}
-    for case in cases:
-        centres.setdefault(case.centre, []).append(case)
-    events, lost = sum(case.event for case in cases), sum(map(_last_is_event, centres.values()))
-    if lost == events:
-        raise ConfigError(
-            f"{source}: expected events at which others of the same centre are at risk (the Cox "
-            f"loss compares these alone), found none of {events} in {len(centres)} centres"
-        )
-    if lost > events / 2:
-        warn(
-            f"{source}: {lost} of {events} events have nobody else of their centre at risk and "
-            f"teach the Cox loss nothing; are the {len(centres)} centres right?"
-        )
-
-
-def _last_is_event(cases: Sequence[LabelledCase]) -> bool:
-    """Tell whether the longest time is one case's alone, and an event."""
-    longest = max(case.time for case in cases)
-    last = [case for case in cases if case.time == longest]
-    return len(last) == 1 and last[0].event
 
 
 def outcomes(cases: Sequence[LabelledCase]) -> Outcome:

@@ -21,19 +21,21 @@ HasSlide = Callable[[LabelledCase], bool]
 
 @dataclass(frozen=True)
 class CohortColumn:
-    """The patients of one centre, or all of them.
+    """The cases of one centre, or all of them.
 
     Attributes:
+        patients: How many patients the n cases are of.
         follow_up: Median follow-up by the reverse Kaplan-Meier curve; None where not reached.
         first, last: The shortest and the longest time.
         event_free: Months → Kaplan-Meier's survival and 95 % interval, within the follow-up.
-        slide, rna, clinical: How many patients have it.
-        genes: Fewest and most genes of a patient with RNA.
+        slide, rna, clinical: How many cases have it.
+        genes: Fewest and most genes of a case with RNA.
         missing: Clinical column → how many of the clinical records have no value there.
     """
 
     name: str
     n: int
+    patients: int
     events: int
     follow_up: float | None
     first: float
@@ -70,6 +72,7 @@ def _describe(
     return CohortColumn(
         name=name,
         n=len(cases),
+        patients=outcome.patients,
         events=int(outcome.event.sum()),
         follow_up=_median_follow_up(outcome),
         first=float(outcome.time.min()),

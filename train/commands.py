@@ -21,22 +21,23 @@ from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.cohort import LabelledCase, check_outcomes, check_risk_sets, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
 from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
 from train.crossval import (
     FloatArray,
     FoldResult,
     Run,
     build_bundle,
+    check_folds,
     cross_validate,
     out_of_fold_risk,
 )
 from train.dataset import Bags, check_genes, make_fold
 from train.embed import make_bags
-from train.folds import outer_folds
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
+from train.presence import check_optional, leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
@@ -46,6 +47,7 @@ from train.scores import (
     write_scores,
 )
 from train.simulate import SimulateConfig, simulate_cohort
+from train.strata import check_risk_sets
 from train.views import MeanEmbedding
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
@@ -54,10 +56,11 @@ INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 def _read_run(
     path: Path, overrides: Sequence[str]
 ) -> tuple[TrainConfig, Interface, list[LabelledCase]]:
-    """Read a run's config, and the interface and cases that it names."""
+    """Read a run's config, and the interface and cases that it names and can use."""
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
-    return config, interface, read_cohort(config.cohort, interface, warn=warn)
+    cases = read_cohort(config.cohort, interface, warn=warn)
+    return config, interface, leave_out_empty(cases, config, warn=warn)
 
 
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
@@ -123,12 +126,14 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
 
     Raises:
         ConfigError: The device is not there, folds, gene panel or gene sets do not fit, Cox's loss
-            would compare nobody, or the output folder cannot be written.
+            would compare nobody or a fold has too few event times for the bins of the other, or
+            the output folder cannot be written.
     """
     ranks.device(config.device)
-    outer_folds(cases, config.folds, seed=[config.seed, 0])
+    check_folds(cases, config)
+    check_optional(cases, config, warn=warn)
     if config.fit.loss == "cox":
-        check_risk_sets(cases, str(config.cohort.root), warn=warn)
+        check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
         check_genes(config.rna, cases, warn=warn)
     make_folder(config.output)

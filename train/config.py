@@ -21,7 +21,8 @@ FitPrecision = Literal["float32", "bfloat16"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # TOML knows inf and nan, and no setting means anything there.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CohortConfig(_Part):

@@ -1,7 +1,7 @@
 """Folds → out-of-fold risks → calibration → bundle."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from model.progress import Say
 from train import ranks
 from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes
-from train.config import TrainConfig
+from train.config import FitConfig, TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
 from train.folds import outer_folds, split, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
+from train.losses import fit_bins
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -81,6 +82,23 @@ def cross_validate(run: Run) -> list[FoldResult]:
         run.say(f"{path.stem}: {len(run.cases) - len(test)} training cases, {result.epochs} epochs")
     ranks.wait_for_all()
     return [_read_result(path, test, run.config) for path, test, _ in work]
+
+
+def check_folds(cases: Sequence[LabelledCase], config: TrainConfig) -> None:
+    """Cut the outer and inner folds of a run, and fit the time bins of each fit where it has some.
+
+    Raises:
+        ConfigError: The cohort cannot be cut so, or a fold has too few event times for the bins.
+    """
+    for repeat in range(config.folds.repeats):
+        for fold, test in enumerate(outer_folds(cases, config.folds, seed=[config.seed, repeat])):
+            train, _ = split(cases, test)
+            inner = _inner_folds(train, config.fit, (config.seed, repeat, fold))
+            for fitted in (train, *(rest for rest, _ in inner)):
+                if config.fit.loss == "nll":
+                    event = torch.tensor([case.event for case in fitted])
+                    time = torch.tensor([case.time for case in fitted], dtype=torch.float64)
+                    fit_bins(event=event, time=time, n_bins=config.fit.bins)
 
 
 def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
@@ -215,9 +233,7 @@ def _choose_epochs(
     if config.inner_folds < 2:
         return config.epochs, []
     logs = []
-    inner = stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds])
-    for index, test in enumerate(inner):
-        rest, held_out = split(train, test)
+    for index, (rest, held_out) in enumerate(_inner_folds(train, config, seed)):
         member = _start(run, rest, (*seed, index))
         fold = make_fold(member, rest, run.bags, warn=run.warn)
         validation = make_fold(member, held_out, run.bags, warn=run.warn)
@@ -228,6 +244,15 @@ def _choose_epochs(
     mean = losses.mean(axis=0)  # (epochs, 2)
     log = [EpochLog(epoch, *pair) for epoch, pair in enumerate(mean.tolist())]
     return int(np.argmin(mean[:, 1])) + 1, log
+
+
+def _inner_folds(
+    train: Sequence[LabelledCase], config: FitConfig, seed: tuple[int, ...]
+) -> Iterator[tuple[list[LabelledCase], list[LabelledCase]]]:
+    """Yield (training, validation) cases of each inner fold; none where there are no folds."""
+    if config.inner_folds > 1:
+        for test in stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds]):
+            yield split(train, test)
 
 
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:

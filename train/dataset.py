@@ -63,7 +63,7 @@ class Fold:
         bags: Where a bag is read from when it is needed.
         event: (n,) bool.
         time: (n,) float64.
-        strata: (n,) int64, the centre of each case.
+        strata: (n,) int64, the stratum of the Cox loss of each case.
     """
 
     case_ids: tuple[str, ...]
@@ -228,7 +228,7 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
                 raise ConfigError(
                     f"case {case.case_id}: expected {name} (not optional in this run), found none"
                 )
-    centres = sorted({case.centre for case in cases})
+    strata = sorted({case.stratum for case in cases})
     return Fold(
         case_ids=tuple(case.case_id for case in cases),
         inputs=tuple(_inputs(member, case, warn=warn) for case in cases),
@@ -237,7 +237,7 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
         optional=config.optional,
         event=torch.tensor([case.event for case in cases]),
         time=torch.tensor([case.time for case in cases], dtype=torch.float64),
-        strata=torch.tensor([centres.index(case.centre) for case in cases]),
+        strata=torch.tensor([strata.index(case.stratum) for case in cases]),
     )
 
 

@@ -13,7 +13,7 @@ from model.cohort_local import local_workers
 from model.cohort_scorer import Result
 from model.cohort_workers import Workforce, do_all
 from model.devices import open_device
-from model.encoder import ENCODERS, Encoder, EncoderSpec, load_encoder
+from model.encoder import Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
@@ -24,6 +24,7 @@ from train import ranks
 from train.cohort import LabelledCase
 from train.config import TrainConfig
 from train.dataset import Bags
+from train.presence import encoder_spec
 
 
 def make_bags(
@@ -35,11 +36,7 @@ def make_bags(
         ConfigError: Cases failed, or the encoder cannot be loaded.
     """
     directory = config.cohort.bag_dir
-    spec = ENCODERS.get(config.encoder.id)
-    if spec is None:
-        known = ", ".join(ENCODERS)
-        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
-    spec = spec.model_copy(update={"precision": config.encoder.precision})
+    spec = encoder_spec(config)
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
         return Bags(directory, spec, config.patches)
     maker: BagMaker

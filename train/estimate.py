@@ -51,6 +51,11 @@ class Outcome:
     def __len__(self) -> int:
         return len(self.time)
 
+    @property
+    def patients(self) -> int:
+        """How many patients the cases are of."""
+        return len(self) if self.patient is None else len(np.unique(self.patient))
+
     def take(self, rows: Index) -> "Outcome":
         """Return the outcome of these rows; a row may be repeated."""
         patient = None if self.patient is None else self.patient[rows]
@@ -71,7 +76,7 @@ class Estimate:
     """A metric's value with its 95 % bootstrap interval.
 
     `low` and `high` are None where no interval was asked for, or where more than a tenth of the
-    resamples had no value.
+    resamples had no value. `n` counts cases, `patients` whose they are, None where nobody has two.
     """
 
     value: float
@@ -79,10 +84,12 @@ class Estimate:
     high: float | None
     n: int
     events: int
+    patients: int | None = None
 
     def __str__(self) -> str:
+        cases = f"n {self.n}" if self.patients is None else cases_of(self.n, self.patients)
         interval = "" if self.low is None else f", 95 % interval {self.low:.3f} to {self.high:.3f}"
-        return f"{self.value:.3f} (n {self.n}, {self.events} events{interval})"
+        return f"{self.value:.3f} ({cases}, {self.events} events{interval})"
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Unavailable:
 
     def __str__(self) -> str:
         return f"cannot be computed: {self.reason}"
+
+
+def cases_of(n: int, patients: int) -> str:
+    """Return "30 patients", or "60 cases of 30 patients"."""
+    return f"{patients} patients" if n == patients else f"{n} cases of {patients} patients"
 
 
 def estimate(
@@ -169,7 +181,9 @@ def _with_interval(
     low, high = None, None
     if values and len(values) >= _ENOUGH_RESAMPLES * resamples:
         low, high = (float(end) for end in np.percentile(values, [2.5, 97.5]))
-    return Estimate(value, low, high, n=len(outcome), events=int(outcome.event.sum()))
+    n, patients = len(outcome), outcome.patients
+    events = int(outcome.event.sum())
+    return Estimate(value, low, high, n, events, patients if patients < n else None)
 
 
 def _need_one_each(prediction: npt.NDArray[Any], outcome: Outcome) -> None:

@@ -18,6 +18,7 @@ from model.survival import risk
 from train.config import FitConfig, FitPrecision
 from train.dataset import Fold, FoldBags, drop_modalities, subsample
 from train.objective import Objective
+from train.strata import cut_batches
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -74,8 +75,8 @@ def train_fusion(
             group["lr"] = config.learning_rate * _schedule(config, epoch)
         fusion.train()
         losses = [
-            _step(fusion, optimiser, objective, Draw(fold, indices, config, (*plan.seed, epoch)))
-            for indices in _batches(fold, config.batch_cases, (*plan.seed, epoch))
+            _step(fusion, optimiser, objective, draw)
+            for draw in _draws(fold, config, (*plan.seed, epoch))
         ]
         held_out = None if validation is None else fold_loss(fusion, validation, objective)
         log.append(EpochLog(epoch, float(np.mean(losses)), held_out))
@@ -210,16 +211,18 @@ def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:
         )
 
 
-def _batches(fold: Fold, size: int | None, seed: tuple[int, ...]) -> list[npt.NDArray[np.int64]]:
-    """Cut a shuffled fold into batches of nearly equal size, each with an event."""
-    if size is None or size >= len(fold):
-        return [np.arange(len(fold))]
-    order = np.random.default_rng(seed).permutation(len(fold))
-    events = fold.event.numpy()
-    # Dealt out events first, every batch gets one.
-    order = np.concatenate([order[events[order]], order[~events[order]]])
-    count = min(math.ceil(len(fold) / size), int(events.sum()))
-    return [np.sort(order[start::count]) for start in range(count)]
+def _draws(fold: Fold, config: FitConfig, seed: tuple[int, ...]) -> list[Draw]:
+    """Return an epoch's steps, each with random numbers of its own."""
+    batches = _batches(fold, config, seed)
+    if len(batches) == 1:
+        return [Draw(fold, batches[0], config, seed)]
+    return [Draw(fold, rows, config, (*seed, number)) for number, rows in enumerate(batches)]
+
+
+def _batches(fold: Fold, config: FitConfig, seed: tuple[int, ...]) -> list[npt.NDArray[np.int64]]:
+    """Cut a shuffled fold into batches; only Cox's loss has strata."""
+    strata = fold.strata if config.loss == "cox" else torch.zeros_like(fold.strata)
+    return cut_batches(fold.event.numpy(), strata.numpy(), config.batch_cases, seed)
 
 
 def _schedule(config: FitConfig, epoch: int) -> float:

@@ -1,5 +1,6 @@
 """Survival losses in log space: Cox's partial likelihood, the discrete-time likelihood."""
 
+from bisect import bisect_left
 from typing import Literal
 
 import torch
@@ -102,20 +103,28 @@ def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float = 0
 def fit_bins(*, event: Tensor, time: Tensor, n_bins: int = 8) -> Tensor:
     """Return the inner edges (n_bins - 1,) of bins that hold equally many training events.
 
+    Where ties would leave a bin without events, its edge moves to the next event time.
+
     Raises:
-        ConfigError: The events lie at too few distinct times for that many bins.
+        ConfigError: There are fewer distinct event times than bins.
     """
     observed = time[event.bool()].double()
-    found = len(set(observed.tolist()))
-    if found >= n_bins:
-        at = torch.arange(1, n_bins, dtype=torch.float64, device=time.device) / n_bins
-        edges = observed.quantile(at)
-        if (edges.diff() > 0).all() and edges[0] > observed.min():
-            return edges
-    raise ConfigError(
-        f"time bins: expected event times that {n_bins} bins can divide, "
-        f"found {found} distinct times of {len(observed)} events; use fewer bins"
-    )
+    times = sorted(set(observed.tolist()))
+    if len(times) < n_bins:
+        raise ConfigError(
+            f"time bins: expected at least {n_bins} distinct event times, one for each bin, found "
+            f"{len(times)} among {len(observed)} events of a training fold; use fewer (fit.bins)"
+        )
+    at = torch.arange(1, n_bins, dtype=torch.float64, device=time.device) / n_bins
+    edges = observed.quantile(at)
+    first = 0  # where the bin before the edge starts in `times`
+    for index, edge in enumerate(edges.tolist()):
+        wanted = bisect_left(times, edge)
+        to_come = n_bins - 1 - index  # bins after the edge, each with a time of its own
+        first = min(max(wanted, first + 1), len(times) - to_come)
+        if first != wanted:
+            edges[index] = times[first]
+    return edges
 
 
 def to_bin(time: Tensor, edges: Tensor) -> Tensor:

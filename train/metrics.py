@@ -132,9 +132,9 @@ def d_calibration(survival_at_time: Array, outcome: Outcome) -> float:
     Source: Haider et al. 2020, Effective ways to build and evaluate individual survival
     distributions, section 3.3: S(T) is uniform if the curves are right.
     """
-    if len(outcome) < _D_BINS * _LEAST_PER_D_BIN:
+    if outcome.patients < _D_BINS * _LEAST_PER_D_BIN:
         raise NotComputableError(
-            f"{_D_BINS * _LEAST_PER_D_BIN} patients are needed, {len(outcome)} are there"
+            f"{_D_BINS * _LEAST_PER_D_BIN} patients are needed, {outcome.patients} are there"
         )
     counts = d_calibration_counts(survival_at_time, outcome)
     expected = len(outcome) / _D_BINS

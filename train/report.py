@@ -42,12 +42,15 @@ class Evaluation:
     """What was measured on patients that the model had not seen.
 
     Attributes:
+        n: How many cases.
+        patients: How many patients they are of.
         metrics: Harrell's C comes first, Uno's second.
         centres: Harrell's C within each centre.
         calibration: Predicted and observed survival at `calibration_at`.
     """
 
     n: int
+    patients: int
     events: int
     resamples: int
     metrics: list[Row]
@@ -215,6 +218,7 @@ def _evaluate(
     at = calibration_time(outcome, unit)
     return Evaluation(
         n=len(outcome),
+        patients=outcome.patients,
         events=int(outcome.event.sum()),
         resamples=resamples,
         metrics=evaluate_risks(risk, outcome, forecast, unit=unit, resamples=resamples),

@@ -1,0 +1,123 @@
+"""The strata of Cox's loss: what is compared in a cohort, and in batches."""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from synthetic import no_warning
+
+from model.case import Case
+from model.errors import ConfigError
+from train.cohort import LabelledCase, outcomes
+from train.losses import cox_nll
+from train.strata import check_risk_sets, cut_batches
+
+IntArray = npt.NDArray[np.int64]
+
+# -- risk sets -------------------------------------------------------------------------------------
+
+
+def labelled(centres: str, times: tuple[int, ...], events: str) -> list[LabelledCase]:
+    """Return cases, a letter a centre."""
+    return [
+        LabelledCase(Case(f"C{i}"), event == "1", float(time), centre, stratum=centre)
+        for i, (centre, time, event) in enumerate(zip(centres, times, events, strict=True))
+    ]
+
+
+def test_a_cohort_that_teaches_the_cox_loss_nothing_is_refused() -> None:
+    cases = labelled("AABBC", (2, 1, 4, 3, 5), "10101")
+    seen = outcomes(cases)
+    loss = cox_nll(
+        torch.arange(5),
+        event=torch.from_numpy(seen.event),
+        time=torch.from_numpy(seen.time),
+        strata=torch.tensor([0, 0, 1, 1, 2]),
+    )
+    assert loss == 0
+    with pytest.raises(ConfigError) as caught:
+        check_risk_sets(cases, None, "here", warn=no_warning)
+    assert str(caught.value) == (
+        "here: expected events at which others of the same centre are at risk (the Cox loss "
+        "compares these alone), found none of 3 in 3 centres"
+    )
+
+
+@pytest.mark.parametrize(
+    ("centres", "times", "events", "lost"),
+    [
+        ("AAAA", (1, 2, 3, 4), "1111", None),  # the last one has outlived all others
+        ("AAAAB", (1, 2, 3, 5, 4), "11110", None),
+        ("ACCC", (1, 2, 3, 3), "1111", None),
+        ("ABAB", (1, 2, 3, 4), "1111", 2),
+        ("ABCDD", (1, 2, 3, 4, 4), "11110", 3),
+        ("ABCA", (1, 2, 3, 4), "1111", 3),
+    ],
+)
+def test_events_with_nobody_else_at_risk_are_told_where_they_are_many(
+    centres: str, times: tuple[int, ...], events: str, lost: int | None
+) -> None:
+    warnings: list[str] = []
+    check_risk_sets(labelled(centres, times, events), None, "here", warn=warnings.append)
+    text = f"here: {lost} of 4 events have nobody else of their centre at risk in the cohort and "
+    assert [warning.startswith(text) for warning in warnings] == [True] * (lost is not None)
+
+
+def test_what_batches_compare_counts_and_pooled_centres_are_told() -> None:
+    """Ten centres of 20 in batches of 16 lose what the whole cohort compares."""
+    centres = "".join(letter * 20 for letter in "ABCDEFGHIJ")
+    cases = labelled(centres, tuple(range(1, 201)), "00000000000000000011" * 10)
+    cases += [LabelledCase(Case(centre), False, 1.0, centre) for centre in ("small", "")]
+    warnings: list[str] = []
+    check_risk_sets(cases, None, "here", warn=warnings.append)
+    check_risk_sets(cases, 16, "here", warn=warnings.append)
+    pooled, _, again, batches = warnings
+    assert pooled == again
+    assert pooled.startswith("here: 2 centres of fewer than 20 cases each are one stratum of the ")
+    assert re.fullmatch(
+        r"here: 1\d of 20 events have nobody else of their centre at risk in batches of 16 .*",
+        batches,
+    )
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+def share_compared(event: IntArray, strata: IntArray, batches: list[IntArray]) -> float:
+    """Return the share of events with a case of their stratum after them in their batch."""
+    compared = [
+        (strata[own[own > i]] == strata[i]).any() for own in batches for i in own[event[own]]
+    ]
+    return float(np.mean(compared))
+
+
+def test_batches_keep_strata_together() -> None:
+    """Six centres of 24 cases, batches of 16: of events dealt out at random, two thirds count."""
+    rng = np.random.default_rng(0)
+    event, strata = rng.random(144) < 0.36, rng.permutation(np.arange(144) % 6)
+    shares = []
+    for seed in range(20):
+        batches = cut_batches(event, strata, 16, [seed])
+        assert sorted(np.concatenate(batches).tolist()) == list(range(144))
+        assert {len(own) for own in batches} == {16}
+        assert all(event[own].any() for own in batches)
+        shares.append(share_compared(event, strata, batches))
+    assert np.mean(shares) > 0.87
+
+
+def test_batches_differ_by_epoch_and_not_by_run() -> None:
+    event, strata = np.arange(100) % 3 == 0, np.arange(100) % 4
+    first, again, other = (cut_batches(event, strata, 16, [seed]) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_stratum_without_events_leaves_each_batch_one() -> None:
+    strata = np.arange(100) // 50
+    event = (strata == 0) & (np.arange(100) % 6 == 0)  # 9 events for 7 batches
+    for seed in range(20):
+        batches = cut_batches(event, strata, 16, [seed])
+        assert sorted(np.concatenate(batches).tolist()) == list(range(100))
+        assert len(batches) == 7 and all(event[own].any() for own in batches)

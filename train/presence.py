@@ -1,0 +1,80 @@
+"""Which of a run's modalities its cases have: who is left out, and whose absence is not learned."""
+
+from collections.abc import Sequence
+
+from model.bags import bag_path, slide_sources
+from model.case import Case
+from model.encoder import ENCODERS, EncoderSpec
+from model.errors import ConfigError, Warn
+from model.foreign_bags import ForeignBags
+from model.fusion import read_settings
+from model.messages import some
+from train.cohort import LabelledCase, check_outcomes
+from train.config import TrainConfig
+
+
+def leave_out_empty(
+    cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn
+) -> list[LabelledCase]:
+    """Return the cases that have any of the modalities, as a bundle refuses the others.
+
+    Raises:
+        ConfigError: Too few are left.
+    """
+    modalities = read_settings(config.fusion.name, config.fusion.settings).modalities
+    kept = [case for case in cases if any(_has(case.case, name, config) for name in modalities)]
+    if len(kept) < len(cases):
+        ids = {case.case_id for case in kept}
+        lacking = [case.case_id for case in cases if case.case_id not in ids]
+        warn(
+            f"{config.cohort.root}: {len(lacking)} of {len(cases)} cases have no "
+            f"{' or '.join(modalities)}, as a prediction needs, and are left out: {some(lacking)}"
+        )
+        check_outcomes(kept, f"{config.cohort.root}: the cases with {' or '.join(modalities)}")
+    return kept
+
+
+def check_optional(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
+    """Name the optional modalities that no fit ever goes without: their stand-ins stay untrained.
+
+    Args:
+        cases: Each with one of the modalities.
+        config: Of the run.
+        warn: Told of each.
+    """
+    settings = read_settings(config.fusion.name, config.fusion.settings)
+    if config.fit.modality_dropout > 0 or len(settings.modalities) == 1:
+        return
+    for name in settings.optional:
+        if all(_has(case.case, name, config) for case in cases):
+            warn(
+                f"fusion.settings.optional: every case has {name} and fit.modality_dropout is 0, "
+                f"so that nothing is learned of cases without it; their risks will be arbitrary"
+            )
+
+
+def encoder_spec(config: TrainConfig) -> EncoderSpec:
+    """Return the spec of a run's encoder, in the run's precision.
+
+    Raises:
+        ConfigError: No encoder has its name.
+    """
+    spec = ENCODERS.get(config.encoder.id)
+    if spec is None:
+        known = ", ".join(ENCODERS)
+        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
+    return spec.model_copy(update={"precision": config.encoder.precision})
+
+
+def _has(case: Case, modality: str, config: TrainConfig) -> bool:
+    """Return whether a case has a modality; a slide may be a file, a bag or another program's."""
+    if modality == "rna":
+        return case.rna is not None
+    if modality == "clinical":
+        return case.clinical is not None
+    if slide_sources(case) or bag_path(config.cohort.bag_dir, case.case_id).is_file():
+        return True
+    foreign = config.cohort.foreign_bags
+    if foreign is None:
+        return False
+    return bool(ForeignBags(foreign, encoder_spec(config), config.patches).sources(case))
