@@ -203,14 +203,14 @@ def _identity(
 
 
 def _stands(entry: Entry, row: Row, explain: Path | None) -> bool:
-    """Say whether a result still holds: the case's files are the same, and it killed no worker.
+    """Say whether a result still holds: the case's files are the same, and at fault if it failed.
 
     Where cases are to be explained, this one has to be.
     """
     explanation = None if explain is None else explain / row.case_id / "explanation.json"
     if explanation is not None and not entry.result.error and not explanation.is_file():
         return False
-    return not entry.result.died and entry.files == _state_of_files(row)
+    return not entry.result.retry and entry.files == _state_of_files(row)
 
 
 def _state_of_files(row: Row) -> str:

@@ -40,7 +40,8 @@ class Result(BaseModel):
         interval: 80 % interval of the time, in `unit`.
         error: Why there is no prediction, in one line.
         traceback: Of an error that nobody foresaw.
-        died: The worker died of this case; it may yet succeed on another day or machine.
+        retry: The case may not be at fault (no weights, no memory, a worker that died), so that the
+            next run tries it again.
         seconds: That the worker spent on it.
     """
 
@@ -57,7 +58,7 @@ class Result(BaseModel):
     warnings: tuple[Printable, ...] = ()
     error: Printable = ""
     traceback: Printable = ""
-    died: bool = False
+    retry: bool = False
     seconds: float | None = None
 
 
@@ -106,8 +107,13 @@ class Scorer:
             case = build_case(task.row, self.interface, task.tables, warn=warnings.append)
             result = (self._check if self.dry_run else self._predict)(case, warnings)
         except TriSurvError as error:
-            reason = str(error) if isinstance(error, CaseError) else f"case {case_id}: {error}"
-            result = Result(case_id=case_id, error=reason, warnings=tuple(warnings))
+            is_its_own = isinstance(error, CaseError)
+            result = Result(
+                case_id=case_id,
+                error=str(error) if is_its_own else f"case {case_id}: {error}",
+                warnings=tuple(warnings),
+                retry=not is_its_own,
+            )
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _predictor(self) -> Predictor:
