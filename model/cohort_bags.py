@@ -45,13 +45,13 @@ class BagPredictor(Predictor):
         Raises:
             CaseError: A slide or a bag of another program cannot be read.
             ConfigError: The folder's bag is of another encoder or patch spec.
+            BundleError: As `load_encoder`.
         """
         bag = self.stored(case, warn=warn)
         encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
         if bag is not None or not case.slides or encoder is None or patches is None:
             return bag
-        if self.encoder is None:
-            self.encoder = super()._load_encoder(self._weights_dirs)
+        self.load_encoder()
         bag = super().embed(case, warn=warn, progress=progress)
         if bag is not None and self.encoder is not None:
             sources = identify_all(slide_sources(case))
@@ -91,6 +91,15 @@ class BagPredictor(Predictor):
                 "embeddings differ slightly"
             )
         return read_bag(path, made_by, patches)
+
+    def load_encoder(self) -> None:
+        """Load the encoder, unless it is: a bag has to be made.
+
+        Raises:
+            BundleError: Its weights are not there, or are others.
+        """
+        if self.encoder is None:
+            self.encoder = super()._load_encoder(self._weights_dirs)
 
     def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
         return None

