@@ -20,6 +20,7 @@ from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
+from model.explain_files import is_explained
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
@@ -97,7 +98,8 @@ def score_cohort(
             row.case_id: entry.result
             for row in rows
             if (entry := entries.get(row.case_id)) is not None
-            and _stands(entry, row, scorer.explain)
+            and _stands(entry, row)
+            and _is_explained(entry, scorer, str(identity["bundle_sha256"]))
         }
         counts = Counts(cases=len(rows), kept=len(results))
         for result in results.values():
@@ -202,15 +204,16 @@ def _identity(
     }
 
 
-def _stands(entry: Entry, row: Row, explain: Path | None) -> bool:
-    """Say whether a result still holds: the case's files are the same, and at fault if it failed.
-
-    Where cases are to be explained, this one has to be.
-    """
-    explanation = None if explain is None else explain / row.case_id / "explanation.json"
-    if explanation is not None and not entry.result.error and not explanation.is_file():
-        return False
+def _stands(entry: Entry, row: Row) -> bool:
+    """Say whether a result still holds: the files are the same, and at fault if it failed."""
     return not entry.result.retry and entry.files == _state_of_files(row)
+
+
+def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
+    """Say whether a result is explained, if it has to be and can be."""
+    if scorer.explain is None or entry.result.error:
+        return True
+    return is_explained(scorer.explain / entry.result.case_id, bundle_sha256)
 
 
 def _state_of_files(row: Row) -> str:

@@ -16,9 +16,11 @@ from model.cohort_bags import load_predictor
 from model.cohort_check import check_case
 from model.devices import open_device
 from model.errors import CaseError, TriSurvError, Warn, printable
+from model.explain_files import clear_files
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
+from model.weights import sha256_of
 
 Printable = Annotated[str, AfterValidator(printable)]
 
@@ -104,6 +106,8 @@ class Scorer:
         case_id = task.row.case_id
         warnings: list[str] = []
         try:
+            if self.explain is not None and not self.dry_run:
+                clear_files(self.explain / case_id)
             case = build_case(task.row, self.interface, task.tables, warn=warnings.append)
             result = (self._check if self.dry_run else self._predict)(case, warnings)
         except TriSurvError as error:
@@ -141,7 +145,9 @@ class Scorer:
         from model.explain import explain_case  # noqa: PLC0415
 
         if self.explain is not None:
-            explain_case(self._predictor(), case, bag, self.explain, warn=warn)
+            sha256 = sha256_of(self.bundle)
+            predictor = self._predictor()
+            explain_case(predictor, case, bag, self.explain, bundle_sha256=sha256, warn=warn)
 
     def _check(self, case: Case, warnings: list[str]) -> Result:
         check_case(self._predictor(), case, warn=warnings.append)
