@@ -26,6 +26,7 @@ from model.messages import counted
 from model.progress import Say
 from model.weights import sha256_of
 
+SUMMARIES = ("predictions.csv", "predictions.parquet", "report.html")
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
 
 
@@ -112,6 +113,9 @@ def score_cohort(
             return Task(row, tables.of(row.case_id))
 
         left = [row for row in rows if row.case_id not in results]
+        if left:  # should this run be ended too, nobody takes those of another for its own
+            for name in SUMMARIES:
+                (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
             log.append(Entry(files=states.pop(row.case_id), result=result))
             results[row.case_id] = result

@@ -207,6 +207,22 @@ def test_overwrite_drops_another_runs_results_and_keeps_its_own(
     assert seen[-1] == CASES
 
 
+def test_a_run_that_is_ended_leaves_no_tables_of_another(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    def end(counts: Counts) -> None:
+        if counts.done == 2:
+            raise KeyboardInterrupt
+
+    score(cohort, scorer(bundle))
+    by = scorer(bundle, embeddings=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        score(replace(cohort, overwrite=True), by, progress=end)
+    assert sorted(path.name for path in cohort.output.iterdir()) == ["results.jsonl", "run.json"]
+    score(cohort, by)
+    assert len(list(cohort.output.iterdir())) == 5
+
+
 def test_results_without_their_run_are_refused(cohort: Cohort, bundle: Path) -> None:
     score(cohort, scorer(bundle))
     (cohort.output / "run.json").unlink()
