@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from model.bags import (
+    Said,
     bag_path,
     identify_all,
     is_current,
@@ -52,12 +53,16 @@ class BagPredictor(Predictor):
         if bag is not None or not case.slides or encoder is None or patches is None:
             return bag
         self.load_encoder()
-        bag = super().embed(case, warn=warn, progress=progress)
+        said = Said(warn)
+        bag = super().embed(case, warn=said, progress=progress)
         if bag is not None and self.encoder is not None:
-            sources = identify_all(slide_sources(case))
+            files = slide_sources(case)
             path = bag_path(self._directory, case.case_id)
             made_by = encoder.model_copy(update={"precision": self.encoder.precision})
-            write_bag(path, bag, made_by, patches, sources=sources)
+            # Whoever takes the bag compares its precision with the bundle's.
+            warnings = [t for t in said.without_folders(files) if t != self.encoder.notice]
+            sources = identify_all(files)
+            write_bag(path, bag, made_by, patches, sources=sources, warnings=warnings)
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:
@@ -85,6 +90,8 @@ class BagPredictor(Predictor):
         sources = identify_all(slide_sources(case))
         if not is_current(path, stamp, sources, made_by, patches, warn=warn):
             return None
+        for text in stamp.warnings:
+            warn(text)
         if precision != encoder.precision:
             warn(
                 f"{path}: embedded in {precision}, not in the {encoder.precision} of the bundle; "
