@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
-from model.errors import CaseError, ConfigError, Warn, first_problem
+from model.errors import CaseError, ConfigError, Warn, first_problem, printable
 from model.patches import PatchSpec
 from model.predictor import embed_case
 from model.slide import is_placeholder
@@ -76,11 +76,34 @@ class SlideEmbedder:
 
 
 class Stamp(BaseModel):
-    """What a bag was made from."""
+    """What a bag was made from, and what there was to say of it."""
 
     encoder: EncoderSpec
     patches: PatchSpec
     sources: list[Identity] | None = None
+    warnings: list[str] = []
+
+
+@dataclass
+class Said:
+    """Hands warnings on, and keeps them for the stamp of a bag."""
+
+    warn: Warn
+    texts: list[str] = field(default_factory=list)
+
+    def __call__(self, text: str) -> None:
+        """Take a warning."""
+        self.warn(text)
+        self.texts.append(text)
+
+    def without_folders(self, files: Sequence[Path]) -> list[str]:
+        """Return the warnings with the bare names of files: a cohort that moves has the same."""
+        # Parents too, as bags of another program are warned of by the name of their folder.
+        paths = {path for file in files for path in (file, *file.parents) if path.name}
+        texts = self.texts
+        for path in sorted(paths, key=lambda path: len(str(path)), reverse=True):
+            texts = [text.replace(str(path), path.name) for text in texts]
+        return [printable(text) for text in texts]
 
 
 def bag_path(directory: Path, case_id: str) -> Path:
@@ -95,6 +118,7 @@ def write_bag(
     patches: PatchSpec,
     *,
     sources: Sequence[Identity] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write a bag, whole or not at all, with all that it was made from."""
     tensors = {
@@ -102,7 +126,7 @@ def write_bag(
         "coords": bag.coords,
         "slide_index": bag.slide_index,
     }
-    stamp = Stamp(encoder=encoder, patches=patches, sources=list(sources))
+    stamp = Stamp(encoder=encoder, patches=patches, sources=list(sources), warnings=list(warnings))
     write_tensors(path, tensors, {"stamp": stamp.model_dump_json()})
 
 
@@ -137,13 +161,16 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
         CaseError: A source cannot be used.
         ConfigError: What is there is no bag, or one of another encoder or patch spec.
     """
-    sources = identify_all(maker.sources(case))
+    files = maker.sources(case)
+    sources = identify_all(files)
     stamp = read_stamp(path)
     if is_current(path, stamp, sources, maker.encoder, maker.patches, warn=warn):
         return
-    bag = maker.make(case, warn=warn)
+    said = Said(warn)
+    bag = maker.make(case, warn=said)
     if bag is not None:
-        write_bag(path, bag, maker.encoder, maker.patches, sources=sources)
+        warnings = said.without_folders(files)
+        write_bag(path, bag, maker.encoder, maker.patches, sources=sources, warnings=warnings)
 
 
 def is_current(

@@ -20,11 +20,13 @@ from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
+from model.explain_files import is_explained
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
 from model.weights import sha256_of
 
+SUMMARIES = ("predictions.csv", "predictions.parquet", "report.html")
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
 
 
@@ -97,7 +99,8 @@ def score_cohort(
             row.case_id: entry.result
             for row in rows
             if (entry := entries.get(row.case_id)) is not None
-            and _stands(entry, row, scorer.explain)
+            and _stands(entry, row)
+            and _is_explained(entry, scorer, str(identity["bundle_sha256"]))
         }
         counts = Counts(cases=len(rows), kept=len(results))
         for result in results.values():
@@ -110,6 +113,9 @@ def score_cohort(
             return Task(row, tables.of(row.case_id))
 
         left = [row for row in rows if row.case_id not in results]
+        if left:  # should this run be ended too, nobody takes those of another for its own
+            for name in SUMMARIES:
+                (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
             log.append(Entry(files=states.pop(row.case_id), result=result))
             results[row.case_id] = result
@@ -202,15 +208,16 @@ def _identity(
     }
 
 
-def _stands(entry: Entry, row: Row, explain: Path | None) -> bool:
-    """Say whether a result still holds: the case's files are the same, and it killed no worker.
+def _stands(entry: Entry, row: Row) -> bool:
+    """Say whether a result still holds: the files are the same, and at fault if it failed."""
+    return not entry.result.retry and entry.files == _state_of_files(row)
 
-    Where cases are to be explained, this one has to be.
-    """
-    explanation = None if explain is None else explain / row.case_id / "explanation.json"
-    if explanation is not None and not entry.result.error and not explanation.is_file():
-        return False
-    return not entry.result.died and entry.files == _state_of_files(row)
+
+def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
+    """Say whether a result is explained, if it has to be and can be."""
+    if scorer.explain is None or entry.result.error:
+        return True
+    return is_explained(scorer.explain / entry.result.case_id, bundle_sha256)
 
 
 def _state_of_files(row: Row) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from model.bags import (
+    Said,
     bag_path,
     identify_all,
     is_current,
@@ -45,19 +46,23 @@ class BagPredictor(Predictor):
         Raises:
             CaseError: A slide or a bag of another program cannot be read.
             ConfigError: The folder's bag is of another encoder or patch spec.
+            BundleError: As `load_encoder`.
         """
         bag = self.stored(case, warn=warn)
         encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
         if bag is not None or not case.slides or encoder is None or patches is None:
             return bag
-        if self.encoder is None:
-            self.encoder = super()._load_encoder(self._weights_dirs)
-        bag = super().embed(case, warn=warn, progress=progress)
+        self.load_encoder()
+        said = Said(warn)
+        bag = super().embed(case, warn=said, progress=progress)
         if bag is not None and self.encoder is not None:
-            sources = identify_all(slide_sources(case))
+            files = slide_sources(case)
             path = bag_path(self._directory, case.case_id)
             made_by = encoder.model_copy(update={"precision": self.encoder.precision})
-            write_bag(path, bag, made_by, patches, sources=sources)
+            # Whoever takes the bag compares its precision with the bundle's.
+            warnings = [t for t in said.without_folders(files) if t != self.encoder.notice]
+            sources = identify_all(files)
+            write_bag(path, bag, made_by, patches, sources=sources, warnings=warnings)
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:
@@ -85,12 +90,23 @@ class BagPredictor(Predictor):
         sources = identify_all(slide_sources(case))
         if not is_current(path, stamp, sources, made_by, patches, warn=warn):
             return None
+        for text in stamp.warnings:
+            warn(text)
         if precision != encoder.precision:
             warn(
                 f"{path}: embedded in {precision}, not in the {encoder.precision} of the bundle; "
                 "embeddings differ slightly"
             )
         return read_bag(path, made_by, patches)
+
+    def load_encoder(self) -> None:
+        """Load the encoder, unless it is: a bag has to be made.
+
+        Raises:
+            BundleError: Its weights are not there, or are others.
+        """
+        if self.encoder is None:
+            self.encoder = super()._load_encoder(self._weights_dirs)
 
     def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
         return None

@@ -15,10 +15,13 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
     Raises:
         CaseError: A slide, bag or record cannot be used, or a needed one is absent.
         ConfigError: A bag is of another encoder or patch spec.
+        BundleError: A bag would have to be made, and the encoder's weights are not there.
     """
     with about_case(case.case_id):
         stored = predictor.stored(case, warn=warn) if isinstance(predictor, BagPredictor) else None
         has_slide = stored is not None or _check_slides(predictor, case, warn=warn)
+        if has_slide and stored is None and isinstance(predictor, BagPredictor):
+            predictor.load_encoder()
         predictor.check_modalities(case, has_slide=has_slide)
         predictor.inputs(case, stored, warn=warn)
 

@@ -137,7 +137,9 @@ def group_messages(messages: Iterable[tuple[str, Iterable[str]]]) -> list[Cause]
 def cause_of(text: str, case_id: str) -> str:
     """Return what a message has in common with those of other cases: no ids, folders or values."""
     text = _OWN_CASE.sub("", text)
-    text = _FOLDERS.sub("", text).replace(case_id, "…")
+    # Whole, as "b" is in many a word, and not before another word, as "a" is one.
+    own = rf"(?<![^\W_]){re.escape(case_id)}(?! ?[^\W_])"
+    text = re.sub(own, "…", _FOLDERS.sub("", text))
     text = _NUMBER.sub("…", _QUOTED.sub("…", text))
     return _NAMES.sub("", text)
 

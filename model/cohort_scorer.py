@@ -16,9 +16,11 @@ from model.cohort_bags import load_predictor
 from model.cohort_check import check_case
 from model.devices import open_device
 from model.errors import CaseError, TriSurvError, Warn, one_line, printable
+from model.explain_files import clear_files
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
+from model.weights import sha256_of
 
 Printable = Annotated[str, AfterValidator(printable)]
 
@@ -40,7 +42,8 @@ class Result(BaseModel):
         interval: 80 % interval of the time, in `unit`.
         error: Why there is no prediction, in one line.
         traceback: Of an error that nobody foresaw.
-        died: The worker died of this case; it may yet succeed on another day or machine.
+        retry: The case may not be at fault (no weights, no memory, a worker that died), so that the
+            next run tries it again.
         seconds: That the worker spent on it.
     """
 
@@ -57,7 +60,7 @@ class Result(BaseModel):
     warnings: tuple[Printable, ...] = ()
     error: Printable = ""
     traceback: Printable = ""
-    died: bool = False
+    retry: bool = False
     seconds: float | None = None
 
 
@@ -103,11 +106,18 @@ class Scorer:
         case_id = task.row.case_id
         warnings: list[str] = []
         try:
+            if self.explain is not None and not self.dry_run:
+                clear_files(self.explain / case_id)
             case = build_case(task.row, self.interface, task.tables, warn=warnings.append)
             result = (self._check if self.dry_run else self._predict)(case, warnings)
         except TriSurvError as error:
-            reason = str(error) if isinstance(error, CaseError) else f"case {case_id}: {error}"
-            result = Result(case_id=case_id, error=reason, warnings=tuple(warnings))
+            is_its_own = isinstance(error, CaseError)
+            result = Result(
+                case_id=case_id,
+                error=str(error) if is_its_own else f"case {case_id}: {error}",
+                warnings=tuple(warnings),
+                retry=not is_its_own,
+            )
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _predictor(self) -> Predictor:
@@ -135,8 +145,9 @@ class Scorer:
         from model.explain import explain_case  # noqa: PLC0415
 
         if self.explain is not None:
+            predictor, sha256 = self._predictor(), sha256_of(self.bundle)
             try:
-                explain_case(self._predictor(), case, bag, self.explain, warn=warn)
+                explain_case(predictor, case, bag, self.explain, bundle_sha256=sha256, warn=warn)
             except TriSurvError:
                 raise
             except Exception as error:  # noqa: BLE001  the risk is known by now

@@ -220,7 +220,7 @@ def _deadly(row: Named) -> Result:
         case_id=row.case_id,
         error=f"case {row.case_id}: expected a result, found that the worker died of it "
         f"{MOST_TRIES} times (killed, out of memory, or a crash in a library)",
-        died=True,
+        retry=True,
     )
 
 
@@ -233,4 +233,5 @@ def _unforeseen(row: Named, error: BaseException) -> Result:
         case_id=row.case_id,
         error=f"case {row.case_id}: unexpected {type(cause).__name__}: {reason}",
         traceback="".join(traceback.format_exception(error)),
+        retry=True,
     )

@@ -16,12 +16,12 @@ from model import __version__
 from model.batch import Bag, Batch
 from model.case import Case
 from model.clinical import ClinicalSpec, lower_keys
-from model.errors import ConfigError, Warn
+from model.errors import Warn
+from model.explain_files import EXPLANATION, write_files
 from model.explain_gradients import REFERENCE, TOLERANCE, Array, Attribution, attribute_risk
 from model.explain_patches import NOTICE, Patches, attend, gather
 from model.explain_pictures import contribution_bars, signed
 from model.explain_slides import LeadingPatch, SlidesExplained, SlideSummary, explain_slides
-from model.files import write_whole
 from model.member import Member
 from model.predictor import Predictor
 
@@ -71,6 +71,7 @@ class Explanation:
     case_id: str
     notice: str
     software: str
+    bundle_sha256: str
     model: str
     members: int
     risk: float
@@ -90,7 +91,13 @@ class Explanation:
 
 
 def explain_case(
-    predictor: Predictor, case: Case, bag: Bag | None, directory: Path, *, warn: Warn
+    predictor: Predictor,
+    case: Case,
+    bag: Bag | None,
+    directory: Path,
+    *,
+    bundle_sha256: str,
+    warn: Warn,
 ) -> Explanation:
     """Explain a case's risk, and write it with pictures into a folder of its own.
 
@@ -101,6 +108,7 @@ def explain_case(
         case: The case.
         bag: Its patches, as they were when it was scored.
         directory: Gets the folder `case_id`; `explanation.json` is written last.
+        bundle_sha256: Of the predictor's bundle.
         warn: Takes what could not be explained, a line each.
 
     Raises:
@@ -137,6 +145,7 @@ def explain_case(
         case_id=case.case_id,
         notice=". ".join(filter(None, (NOTICE, bundle.manifest.notice))),
         software=f"TriSurv {__version__}",
+        bundle_sha256=bundle_sha256,
         model=bundle.manifest.fusion,
         members=len(found),
         risk=risk,
@@ -156,14 +165,14 @@ def explain_case(
     )
     for note in notes:
         warn(note)
-    _write(
+    write_files(
         directory / case.case_id,
         {
             **slides.files,
             "contributions.png": contribution_bars(
                 f"{title}\n{_equation(explanation)}", _panels(explanation)
             ),
-            "explanation.json": _json(explanation),
+            EXPLANATION: _json(explanation),
         },
     )
     return explanation
@@ -270,18 +279,6 @@ def _panels(explanation: Explanation) -> dict[str, list[tuple[str, float]]]:
 
 def _json(explanation: Explanation) -> bytes:
     return json.dumps(asdict(explanation), indent=2, allow_nan=False).encode() + b"\n"
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files in their order, each whole or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: expected a folder to write in, found {error.strerror}"
-        ) from error
 
 
 def _mean(values: Sequence[float]) -> float:

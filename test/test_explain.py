@@ -60,7 +60,9 @@ def explained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Explanation, Path]:
     folder = tmp_path_factory.mktemp("explained")
-    return explain_case(lenient_predictor, case, bag, folder, warn=no_warning), folder / "C1"
+    return explain_case(
+        lenient_predictor, case, bag, folder, bundle_sha256="", warn=no_warning
+    ), folder / "C1"
 
 
 def read(path: Path) -> Any:
@@ -166,7 +168,7 @@ def explain_toy(
     )
     said: list[str] = []
     predictor = Predictor(bundle, weights_dirs=[], device=CPU)
-    found = explain_case(predictor, case, bag, tmp_path / "out", warn=said.append)
+    found = explain_case(predictor, case, bag, tmp_path / "out", bundle_sha256="", warn=said.append)
     return found, said, {path.name for path in (tmp_path / "out" / "C2").iterdir()}
 
 

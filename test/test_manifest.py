@@ -74,6 +74,13 @@ def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
     assert (row.case_id, row.slides) == ("A", (SlideFile(tmp_path / "a.tif"),))
 
 
+def test_a_note_may_have_several_lines(tmp_path: Path) -> None:
+    note = "T1, high grade\n\nre-resection, no tumour, no CIS"
+    path = write(tmp_path / "manifest.csv", f'case_id,note,age\nA,"{note}",70\nB,,71\n')
+    first, second = list_table(path)
+    assert (first.fields["note"], second.case_id) == (note, "B")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -83,6 +90,10 @@ def test_a_csv_of_excel_is_read(tmp_path: Path) -> None:
         ("case_id,a,a\nA,1,2\n", "expected each column once, found more of a"),
         ("case_id,time,Time\nA,1,2\n", "expected each column once, found more of time"),
         ("case_id,a\nA,1\nB,1,2\n", "line 3: expected 2 cells, found 3"),
+        ('case_id,note\nA,"x\nB,y\nC,z\n', "line 2: expected cells with quotes in pairs, found: "),
+        ('case_id,note\n\nA,"x\nB,y\nC,z"\n', "line 3: expected a row, found a quoted cell with "),
+        ('case_id,a,b\nA,"1,2\n\nB,1,2\nC,1",2\n', "line 2: expected a row, found a quoted cell"),
+        ('case_id,a\n"A,1\r\n",2\n', "line 2: expected a row, found a quoted cell with further"),
         ("case_id\nA\nB\nA\n", "expected each case once, found A 2 times"),
         ("case_id\n../A\n", "expected case ids that can name a file, found '../A'"),
         ("case_id,a\n,1\n", "expected case ids that can name a file, found ''"),
