@@ -185,6 +185,7 @@ def test_the_penalty_follows_the_signal() -> None:
     assert sd[2.0] > 0.5
 
 
+@pytest.mark.slow
 def test_coxnet_keeps_the_gene_that_matters() -> None:
     train, others = make_cases(200, genes=60, seed=5), make_cases(200, genes=60, seed=6)
     score = Coxnet(Genes()).fit(train)

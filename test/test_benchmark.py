@@ -101,6 +101,7 @@ def said(config: Path) -> list[str]:
 # -- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_has_every_model_and_says_how_it_was_run(config: Path, said: list[str]) -> None:
     page = (config.parent / "RESULTS.md").read_text()
 
@@ -116,6 +117,7 @@ def test_the_page_has_every_model_and_says_how_it_was_run(config: Path, said: li
     assert said[-1].startswith(f"wrote {config.parent / 'RESULTS.md'}")
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str]) -> None:
     """The pooled C-index by lifelines, of the mean over the two seeds."""
     folder = config.parent / "runs" / "abcd-rna-clinical"
@@ -141,6 +143,7 @@ def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str
     assert line.endswith(f"| 0.01 × 3; {epochs[0]} to {epochs[-1]}, median {epochs[1]} |")
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_model(config: Path, said: list[str]) -> None:
     page = (config.parent / "RESULTS.md").read_text()
     assert "![C-index of every model on every cohort](RESULTS.png)" in page
@@ -149,6 +152,7 @@ def test_the_picture_shows_every_model(config: Path, said: list[str]) -> None:
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
 
 
+@pytest.mark.slow
 def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> None:
     before = (config.parent / "RESULTS.md").read_text()
     again: list[str] = []
@@ -160,6 +164,7 @@ def test_what_is_on_disk_is_not_fitted_again(config: Path, said: list[str]) -> N
     assert (config.parent / "RESULTS.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
     again: list[str] = []
 

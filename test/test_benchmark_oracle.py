@@ -96,6 +96,7 @@ def test_the_oracle_s_share_is_1_and_that_of_a_constant_0(tmp_path: Path) -> Non
     assert oracle.train_events == latents.event[:25].sum()
 
 
+@pytest.mark.slow
 def test_every_model_is_fitted_to_every_size_and_seed(results: list[OracleResult]) -> None:
     found = [(result.seed, result.cases, result.label) for result in results]
 
@@ -122,6 +123,7 @@ def test_unseen_cases_never_enter_training(tmp_path: Path, monkeypatch: pytest.M
     assert [ids & unseen for ids in seen] == 2 * [*(5 * [set()]), unseen]
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_read_again(results: list[OracleResult], folder: Path) -> None:
     said: list[str] = []
 
@@ -143,6 +145,7 @@ def test_results_are_kept_and_read_again(results: list[OracleResult], folder: Pa
         ("sizes={40=3, 60=1}", {"concat", "Slides alone"}),
     ],
 )
+@pytest.mark.slow
 def test_another_origin_is_fitted_anew(
     results: list[OracleResult], folder: Path, tmp_path: Path, override: str, refitted: set[str]
 ) -> None:
@@ -213,6 +216,7 @@ def test_the_words_follow_the_numbers() -> None:
     assert "(720 events)" in page
 
 
+@pytest.mark.slow
 def test_the_section_of_a_run_has_all_its_models(results: list[OracleResult]) -> None:
     page = oracle_section(toy_config(), results)
 

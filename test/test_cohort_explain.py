@@ -19,6 +19,7 @@ def kept(cohort: Cohort, bundle: Path, why: Path) -> int:
     return counts.kept
 
 
+@pytest.mark.slow
 def test_explanations_of_another_bundle_are_made_again(tmp_path: Path) -> None:
     manifest = write_records(tmp_path / "data", 2)
     why, out = tmp_path / "why", tmp_path / "out"
@@ -41,6 +42,7 @@ def test_explanations_of_another_bundle_are_made_again(tmp_path: Path) -> None:
     assert kept(cohort, paths[1], why) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_an_earlier_explanation(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.safetensors"
     build_bundle(modalities=("slide",)).save(bundle)

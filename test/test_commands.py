@@ -160,6 +160,7 @@ def evaluate(fitted: Path, manifest: Path, *options: str | Path, exit_code: int 
 @pytest.mark.parametrize(
     ("own", "strangers", "trained"), [(40, 0, 40), (25, 0, 25), (1, 20, 1), (0, 20, 0)]
 )
+@pytest.mark.slow
 def test_training_patients_validate_nothing_in_whatever_order(
     fitted: Path, tmp_path: Path, own: int, strangers: int, trained: int
 ) -> None:

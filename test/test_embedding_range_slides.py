@@ -89,6 +89,7 @@ OTHERS: dict[str, Callable[[Picture], Picture]] = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+@pytest.mark.slow
 def test_slides_made_otherwise_are_told(
     encoder: Encoder, range_of_slides: EmbeddingRange, change: Callable[[Picture], Picture]
 ) -> None:
@@ -97,6 +98,7 @@ def test_slides_made_otherwise_are_told(
     assert warning == f"slide: embeddings are {range_of_slides.distance(bag):.1f} {WARNING}"
 
 
+@pytest.mark.slow
 def test_new_slides_of_the_cohort_are_not(
     encoder: Encoder, range_of_slides: EmbeddingRange
 ) -> None:

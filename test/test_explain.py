@@ -69,6 +69,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=refuse_constant)
 
 
+@pytest.mark.slow
 def test_the_explanation_is_of_the_prediction(
     explained: tuple[Explanation, Path], lenient_predictor: Predictor, case: Case, bag: Bag
 ) -> None:
@@ -92,6 +93,7 @@ def test_the_explanation_is_of_the_prediction(
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_whole(explained: tuple[Explanation, Path]) -> None:
     explanation, folder = explained
     assert {path.name for path in folder.iterdir()} == {
@@ -114,6 +116,7 @@ def test_every_file_is_there_and_whole(explained: tuple[Explanation, Path]) -> N
     ]
 
 
+@pytest.mark.slow
 def test_qupath_gets_squares_in_level_0_pixels(
     explained: tuple[Explanation, Path], lenient_predictor: Predictor, case: Case, bag: Bag
 ) -> None:

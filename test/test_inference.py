@@ -68,6 +68,7 @@ def test_a_job_becomes_one_bare_number_and_nothing_on_stderr(
     assert again.answer == outcome.answer
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_traceback_and_one_sentence(
     tmp_path: Path, job: Path, strict_bundle: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_failure_is_a_traceback_and_one_sentence(
     assert outcome.err.startswith("Traceback")
 
 
+@pytest.mark.slow
 def test_an_answer_needs_nobody_who_reads_along(
     tmp_path: Path, job: Path, strict_bundle: Path
 ) -> None:

@@ -77,6 +77,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
         return {row["case_id"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_member_scores_raw_files_as_it_scored_cached_bags_in_training(
     folder: Path, cases: list[LabelledCase]
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_member_scores_raw_files_as_it_scored_cached_bags_in_training(
     assert np.ptp(risks) > 0.1  # the members tell the cases apart
 
 
+@pytest.mark.slow
 def test_the_bundle_knows_the_range_of_all_its_training_cases(
     folder: Path, cases: list[LabelledCase]
 ) -> None:
@@ -116,6 +118,7 @@ def test_the_bundle_knows_the_range_of_all_its_training_cases(
     assert embeddings.mean == pytest.approx(means.mean(dim=0).numpy(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_case_unlike_training_is_told_so_once(folder: Path, cases: list[LabelledCase]) -> None:
     bundle = Bundle.load(folder / "run" / "bundle.safetensors")
     predictor = Predictor(bundle, weights_dirs=[], device=torch.device("cpu"))
@@ -132,6 +135,7 @@ def test_a_case_unlike_training_is_told_so_once(folder: Path, cases: list[Labell
     assert slide.startswith("slide: embeddings are ")
 
 
+@pytest.mark.slow
 def test_the_container_answers_what_the_evaluation_says(
     folder: Path, cases: list[LabelledCase], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_run_of_one_modality_has_nothing_to_drop(tmp_path: Path) -> None:
     check_optional(labelled(), config, warn=no_warning)
 
 
+@pytest.mark.slow
 def test_a_fit_reports_on_cases_that_its_bundle_can_score(
     tmp_path: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

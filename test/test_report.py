@@ -163,6 +163,7 @@ def test_the_same_run_gives_the_same_page_and_no_other_file(tmp_path, written):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
+@pytest.mark.slow
 def test_years_and_no_validation_losses(tmp_path):
     report = make_report(tmp_path, unit="years", validated=False, n=120)
     text = write_report(tmp_path, report).read_text(encoding="utf-8")
@@ -193,6 +194,7 @@ def test_a_cohort_too_small_to_measure_says_so(tmp_path):
 # ---------------------------------------------------------------- external validation
 
 
+@pytest.mark.slow
 def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     training, training_risk = make_cases(150, seed=1)
     outcome = outcomes(training)

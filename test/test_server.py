@@ -257,6 +257,7 @@ def test_a_call_waits_for_the_one_before_it_and_health_does_not(
     assert read_answer(server.output) > 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_in_the_middle_of_a_case(server: Server, held: Held) -> None:
     """The last test, since it ends the one server of the others."""
     server.process.send_signal(signal.SIGTERM)

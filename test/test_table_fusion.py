@@ -63,6 +63,7 @@ def test_preprocessing_is_fitted_on_the_training_cases_alone(table: Table) -> No
     assert encoder.fit(table.cases[:40]) is some
 
 
+@pytest.mark.slow
 def test_the_fusion_orders_patients_it_has_not_seen(table: Table) -> None:
     tests = [np.flatnonzero(table.fold == fold) for fold in range(3)]
 
