@@ -230,7 +230,8 @@ def identify(path: Path) -> Identity:
                 digest.update(file.read(SAMPLE_BYTES))
     except OSError as error:
         raise CaseError(path, expected="a readable file", found=error.strerror) from error
-    return {"name": path.name, "bytes": size, "sha256_of_samples": digest.hexdigest()}
+    name = printable(path.name)
+    return {"name": name, "bytes": size, "sha256_of_samples": digest.hexdigest()}
 
 
 def _read_stamp(path: Path) -> Stamp:

@@ -249,6 +249,12 @@ def test_any_byte_of_a_small_file_counts(tmp_path: Path) -> None:
     assert len(seen) == 1 + 51 + 1
 
 
+def test_a_name_that_is_no_utf8_can_be_stamped(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.tif")
+    path.write_bytes(b"slide")
+    assert identify(path)["name"] == "caf\\udce9.tif"
+
+
 def test_a_large_file_is_told_by_its_ends_size_and_samples(tmp_path: Path) -> None:
     path, size = tmp_path / "slide.tif", 100 << 20
 
