@@ -27,7 +27,7 @@ test: $(VENV)/.dev  ## run the fast tests
 
 test-slow: $(VENV)/.dev  ## run the tests that take minutes
 	@echo "Running the slow tests"
-	@$(BIN)/python -m pytest -q -m slow --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow --durations=10
 
 check: $(VENV)/.dev  ## check format, lint, types, import rules, Dockerfile and shell scripts
 	@echo "ruff format" && $(BIN)/ruff format --check .
