@@ -11,7 +11,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -138,6 +137,7 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
 
 def score_job(options: argparse.Namespace) -> int:
     """Score one job: the platform's exec container."""
+    from model.case import clear_answers
     from model.interface import read_presets
 
     # Which challenge's answer it would be is not known before the bundle is read, which may fail.
@@ -251,7 +251,7 @@ def weights_dirs(bundle_path: Path) -> tuple[Path, ...]:
 
 def score(predictor: "Predictor", interface: "Interface", options: argparse.Namespace) -> None:
     """Read the job, predict its time and write it."""
-    from model.case import read_case, write_prediction
+    from model.case import clear_answers, read_case, write_prediction
 
     clear_answers(options.output, [interface])
     with stage("inputs"):
@@ -267,14 +267,6 @@ def score(predictor: "Predictor", interface: "Interface", options: argparse.Name
         f"(80 % interval {interval}) from {', '.join(prediction.modalities)}"
     )
     print(f"wrote {path}", flush=True)
-
-
-def clear_answers(output: Path, interfaces: "Sequence[Interface]") -> None:
-    """Remove what the case before may have left: one that fails has no answer."""
-    for interface in interfaces:
-        # What cannot be removed cannot be replaced either, and writing says so.
-        with suppress(OSError):
-            (output / interface.output.path).unlink()
 
 
 def find_bundle() -> Path:

@@ -1,7 +1,8 @@
 """One patient to score: where its files lie, and where its answer goes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +139,14 @@ def read_json(path: Path) -> object:
     except (ValueError, RecursionError) as error:  # no JSON, no text, or too many brackets
         raise CaseError(path, expected="valid JSON", found=error) from error
     return content
+
+
+def clear_answers(output_dir: Path, interfaces: Sequence[Interface]) -> None:
+    """Remove what the case before may have left: one that fails has no answer."""
+    for interface in interfaces:
+        # What cannot be removed cannot be replaced either, and writing says so.
+        with suppress(OSError):
+            (output_dir / interface.output.path).unlink()
 
 
 def write_prediction(prediction: Prediction, interface: Interface, output_dir: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from model import __version__
 from model.bundle import Bundle, read_manifest
-from model.cohort_log import Entry, RunLog
+from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
 from model.cohort_scorer import Result, Scorer, Task
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
@@ -26,7 +26,6 @@ from model.messages import counted
 from model.progress import Say
 from model.weights import sha256_of
 
-SUMMARIES = ("predictions.csv", "predictions.parquet", "report.html")
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
 
 
@@ -114,7 +113,7 @@ def score_cohort(
 
         left = [row for row in rows if row.case_id not in results]
         if left:  # should this run be ended too, nobody takes those of another for its own
-            for name in SUMMARIES:
+            for name in (CSV, PARQUET, PAGE):
                 (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
             log.append(Entry(files=states.pop(row.case_id), result=result))

@@ -18,10 +18,11 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
         BundleError: A bag would have to be made, and the encoder's weights are not there.
     """
     with about_case(case.case_id):
-        stored = predictor.stored(case, warn=warn) if isinstance(predictor, BagPredictor) else None
+        bags = predictor if isinstance(predictor, BagPredictor) else None
+        stored = bags.stored(case, warn=warn) if bags else None
         has_slide = stored is not None or _check_slides(predictor, case, warn=warn)
-        if has_slide and stored is None and isinstance(predictor, BagPredictor):
-            predictor.load_encoder()
+        if bags and has_slide and stored is None:
+            bags.load_encoder()
         predictor.check_modalities(case, has_slide=has_slide)
         predictor.inputs(case, stored, warn=warn)
 

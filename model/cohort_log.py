@@ -20,6 +20,8 @@ from model.errors import ConfigError
 from model.files import write_whole
 
 RUN, RESULTS = "run.json", "results.jsonl"
+CSV, PARQUET, PAGE = "predictions.csv", "predictions.parquet", "report.html"
+"""What is made of the results when all are there."""
 
 
 class Entry(BaseModel):

@@ -20,13 +20,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from model import __version__
 from model.bundle import Bundle
 from model.cohort_figures import GROUPS, curves_figure, percentiles_figure, times_figure
+from model.cohort_log import PAGE
 from model.cohort_scorer import Result
 from model.files import write_whole
 from model.predictor import SURVIVAL_MONTHS
 from model.survival import Array, TimeMapping
 
 TEMPLATE, SCRIPT = "cohort_report.html.jinja", "cohort_report.js"
-PAGE = "report.html"
 
 _OWN_CASE = re.compile(r"^case [^:]*: ")
 _FOLDERS = re.compile(r"(?:[^\s:']*/)+")

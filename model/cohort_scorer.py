@@ -145,7 +145,7 @@ class Scorer:
         from model.explain import explain_case  # noqa: PLC0415
 
         if self.explain is not None:
-            predictor, sha256 = self._predictor(), sha256_of(self.bundle)
+            predictor, sha256 = self._predictor(), _bundle_sha256(self.bundle)
             try:
                 explain_case(predictor, case, bag, self.explain, bundle_sha256=sha256, warn=warn)
             except TriSurvError:
@@ -156,6 +156,9 @@ class Scorer:
     def _check(self, case: Case, warnings: list[str]) -> Result:
         check_case(self._predictor(), case, warn=warnings.append)
         return Result(case_id=case.case_id, warnings=tuple(dict.fromkeys(warnings)))
+
+
+_bundle_sha256 = lru_cache(maxsize=1)(sha256_of)  # once in a process, too
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from model import __version__
+from model.cohort_log import CSV, PARQUET
 from model.cohort_scorer import Result
 from model.files import write_whole
 from model.manifest import Row
@@ -56,8 +57,8 @@ def write_predictions(
         for row in rows
     ]
     header = [*COLUMNS, *titles]
-    write_whole(folder / "predictions.csv", _csv(header, lines))
-    write_whole(folder / "predictions.parquet", _parquet(header, lines))
+    write_whole(folder / CSV, _csv(header, lines))
+    write_whole(folder / PARQUET, _parquet(header, lines))
 
 
 def _cells(result: Result, bundle_sha256: str) -> list[object]:

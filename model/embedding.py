@@ -49,12 +49,12 @@ def embed_patches(
     threads, threads_each = share_threads(encoder.device)
     batch_size = max(min(batch_size, -(-total // threads)), 1)
     with (
-        closing(_Reading(read, coords, threads, batch_size)) as reading,
+        closing(_Parts(read, coords, threads, batch_size)) as parts,
         _workers(threads, threads_each) as pool,
     ):
 
         def embed_next() -> tuple[int, Tensor] | None:
-            batch = reading.next_batch()
+            batch = parts.next_batch()
             if batch is None:
                 return None
             start, patches = batch
@@ -121,7 +121,7 @@ class _Part:
     lock: Lock = field(default_factory=Lock)
 
 
-class _Reading:
+class _Parts:
     """Patches in as many parts as threads read: each has its own as long as that lasts."""
 
     def __init__(

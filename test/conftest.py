@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from model.encoder import Encoder
     from model.predictor import Predictor
     from model.slide import Slide
 
@@ -53,6 +54,26 @@ def lenient_predictor(lenient_bundle: Path) -> "Predictor":
     from model.predictor import Predictor
 
     return Predictor(Bundle.load(lenient_bundle), weights_dirs=[], device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def lite0() -> "Encoder":
+    """Return the embedded encoder."""
+    from encoder_stand_ins import load
+
+    from model.encoder import ENCODERS
+
+    return load(ENCODERS["efficientnet_lite0"])
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> "Encoder":
+    """Return UNI's architecture, narrow: fast enough for tests of threads."""
+    from encoder_stand_ins import load, save_weights, stand_in
+
+    folder = tmp_path_factory.mktemp("small")
+    save_weights(stand_in("uni"), folder / "model.safetensors")
+    return load(stand_in("uni"), folder)
 
 
 @pytest.fixture(scope="module")

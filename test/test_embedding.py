@@ -7,25 +7,12 @@ from collections.abc import Callable, Generator, Iterator
 import numpy as np
 import pytest
 import torch
-from encoder_stand_ins import load, random_patches, save_weights, stand_in
+from encoder_stand_ins import random_patches
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.embedding import embed_patches, share_threads
-from model.encoder import ENCODERS, Encoder
-
-
-@pytest.fixture(scope="module")
-def lite0() -> Encoder:
-    return load(ENCODERS["efficientnet_lite0"])
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """UNI's architecture, narrow: fast enough for tests of the threads."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_weights(stand_in("uni"), folder / "model.safetensors")
-    return load(stand_in("uni"), folder)
+from model.encoder import Encoder
 
 
 @pytest.fixture

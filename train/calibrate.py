@@ -55,8 +55,8 @@ def fit_mapping(
             f"calibration: expected an event before {tau:g}, when a tenth of the cases is at risk, "
             f"found the first at {time[event].min():g}"
         )
-    center, z = float(risk.mean()), (risk - risk.mean()) / risk.std()
-    spread = spread_ratio * float(risk.std())
+    center, sd = float(risk.mean()), float(risk.std())
+    z, spread = (risk - center) / sd, spread_ratio * sd
     slope = cox_slope(event=event, time=time, z=z, warn=warn) / spread_ratio
     event_times, cum_hazard = breslow(event=event, time=time, log_hazard=slope * z)
     curve = KaplanMeierFitter().fit(time, event).survival_function_

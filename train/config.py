@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.encoders import Precision
+from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.errors import ConfigError, first_problem
 from model.fusion import read_settings
 from model.patches import PatchSpec
@@ -61,6 +61,17 @@ class EncoderConfig(_Part):
     id: str = "efficientnet_lite0"
     precision: Precision = "float32"
     weights: tuple[Path, ...] = (Path("resources/encoders"),)
+
+    def spec(self) -> EncoderSpec:
+        """Return the encoder's spec, in the precision of the run.
+
+        Raises:
+            ConfigError: No encoder has this name.
+        """
+        if self.id not in ENCODERS:
+            known = ", ".join(ENCODERS)
+            raise ConfigError(f"encoder: expected one of {known}, found {self.id!r}")
+        return ENCODERS[self.id].model_copy(update={"precision": self.precision})
 
 
 class EmbedConfig(_Part):

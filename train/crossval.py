@@ -96,8 +96,8 @@ def check_folds(cases: Sequence[LabelledCase], config: TrainConfig) -> None:
             inner = _inner_folds(train, config.fit, (config.seed, repeat, fold))
             for fitted in (train, *(rest for rest, _ in inner)):
                 if config.fit.loss == "nll":
-                    event = torch.tensor([case.event for case in fitted])
-                    time = torch.tensor([case.time for case in fitted], dtype=torch.float64)
+                    outcome = outcomes(fitted)
+                    event, time = map(torch.from_numpy, (outcome.event, outcome.time))
                     fit_bins(event=event, time=time, n_bins=config.fit.bins)
 
 

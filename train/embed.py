@@ -24,7 +24,6 @@ from train import ranks
 from train.cohort import LabelledCase
 from train.config import TrainConfig
 from train.dataset import Bags
-from train.presence import encoder_spec
 
 
 def make_bags(
@@ -36,7 +35,7 @@ def make_bags(
         ConfigError: Cases failed, or the encoder cannot be loaded.
     """
     directory = config.cohort.bag_dir
-    spec = encoder_spec(config)
+    spec = config.encoder.spec()
     if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
         return Bags(directory, spec, config.patches)
     maker: BagMaker

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from model.bags import bag_path, slide_sources
 from model.case import Case
-from model.encoder import ENCODERS, EncoderSpec
-from model.errors import ConfigError, Warn
+from model.errors import Warn
 from model.foreign_bags import ForeignBags
 from model.fusion import read_settings
 from model.messages import some
@@ -53,19 +52,6 @@ def check_optional(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: 
             )
 
 
-def encoder_spec(config: TrainConfig) -> EncoderSpec:
-    """Return the spec of a run's encoder, in the run's precision.
-
-    Raises:
-        ConfigError: No encoder has its name.
-    """
-    spec = ENCODERS.get(config.encoder.id)
-    if spec is None:
-        known = ", ".join(ENCODERS)
-        raise ConfigError(f"encoder: expected one of {known}, found {config.encoder.id!r}")
-    return spec.model_copy(update={"precision": config.encoder.precision})
-
-
 def _has(case: Case, modality: str, config: TrainConfig) -> bool:
     """Return whether a case has a modality; a slide may be a file, a bag or another program's."""
     if modality == "rna":
@@ -77,4 +63,4 @@ def _has(case: Case, modality: str, config: TrainConfig) -> bool:
     foreign = config.cohort.foreign_bags
     if foreign is None:
         return False
-    return bool(ForeignBags(foreign, encoder_spec(config), config.patches).sources(case))
+    return bool(ForeignBags(foreign, config.encoder.spec(), config.patches).sources(case))

@@ -46,10 +46,7 @@ class CclConfig(TokensConfig):
     gene_dropout: float = Field(default=0.15, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "CclConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Merge(nn.Module):

@@ -36,10 +36,7 @@ class HvtsurvConfig(SlideConfig):
     masked: float = Field(default=0.5, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "HvtsurvConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Windows(NamedTuple):

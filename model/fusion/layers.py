@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
+from typing import Protocol, TypeVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -206,10 +207,28 @@ def check_pairs(modalities: Sequence[Modality]) -> None:
         raise ValueError(f"modalities: expected two or more to pair, found {found}")
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Raise a ValueError unless the heads of an attention share its width equally."""
-    if width % heads:
-        raise ValueError(f"width {width}: expected a multiple of heads, {heads}")
+class HasHeads(Protocol):
+    """Settings of an attention."""
+
+    @property
+    def width(self) -> int:
+        """Of its tokens."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Which share the width."""
+        ...
+
+
+Settings = TypeVar("Settings", bound=HasHeads)
+
+
+def check_heads(settings: Settings) -> Settings:
+    """Return settings whose heads share the width equally; of others raise a ValueError."""
+    if settings.width % settings.heads:
+        raise ValueError(f"width {settings.width}: expected a multiple of heads, {settings.heads}")
+    return settings
 
 
 class PairsConfig(BranchesConfig):

@@ -70,10 +70,7 @@ class TwoSetsConfig(TokensConfig):
     heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.25, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "TwoSetsConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class TwoSets(Fusion):

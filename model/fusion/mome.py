@@ -45,10 +45,7 @@ class MomeConfig(TokensConfig):
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "MomeConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Mome(Fusion):

@@ -41,10 +41,7 @@ class PibdConfig(TokensConfig):
     shared_weight: float = Field(default=0.1, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "PibdConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Disentangler(nn.Module):

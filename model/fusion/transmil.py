@@ -19,10 +19,7 @@ class TransmilConfig(SlideConfig):
     landmarks: int = Field(default=256, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "TransmilConfig":
-        check_heads(self.width, self.heads)
-        return self
+    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Transmil(Fusion):

@@ -19,12 +19,12 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from helpers.bags import embed
 from helpers.measure import ROUNDS, SETTINGS, start_again_with_settings, where_and_what
 from helpers.texture import write_slide
 from numpy.typing import NDArray
 
-from model.embedding import embed_patches
-from model.patches import PatchSpec, patch_grid, read_patches
+from model.patches import PatchSpec, patch_grid
 from model.pixels import TiledSource
 from model.predictor import CPU_BATCH_PATCHES
 from model.slide import Slide
@@ -72,13 +72,7 @@ def measure(path: Path) -> str:
             for threads, seconds in spent.items():
                 torch.set_num_threads(threads)
                 started = time.perf_counter()
-                embed_patches(
-                    encoder,
-                    lambda part: read_patches(slide, part, SPEC),
-                    coords,
-                    batch_size=CPU_BATCH_PATCHES,
-                    progress=lambda done, total: None,
-                )
+                embed(encoder, slide, coords, SPEC, CPU_BATCH_PATCHES)
                 if index:
                     seconds.append(time.perf_counter() - started)
     one, all_cores = (len(coords) / median(seconds) for seconds in spent.values())

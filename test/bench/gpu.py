@@ -19,13 +19,13 @@ from statistics import median
 import numpy as np
 import torch
 from encoding import VIT_GFLOP, build
+from helpers.bags import embed
 from helpers.measure import ROUNDS, start_again_with_settings, where_and_what
 from helpers.texture import write_slide
 from torch.nn.functional import cosine_similarity
 
-from model.embedding import embed_patches
 from model.encoder import Encoder
-from model.patches import PatchSpec, patch_grid, read_patches
+from model.patches import PatchSpec, patch_grid
 from model.pixels import TiledSource
 from model.precision import nearest_precision
 from model.slide import Slide
@@ -98,13 +98,7 @@ def slide_to_bag(path: Path, encoder: Encoder, batch: int, rate: float) -> str:
         coords = patch_grid(slide, TissueMask.detect(slide), SPEC)
         started = time.perf_counter()
         with profiled(io.StringIO()) as profile:
-            embed_patches(
-                encoder,
-                lambda part: read_patches(slide, part, SPEC),
-                coords,
-                batch_size=batch,
-                progress=lambda done, total: None,
-            )
+            embed(encoder, slide, coords, SPEC, batch)
         wall = time.perf_counter() - started
     assert profile is not None
     busy = 100 * profile.busy["encode"] / wall

@@ -19,6 +19,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from helpers.bags import embed
 from helpers.measure import (
     ROUNDS,
     SETTINGS,
@@ -30,7 +31,6 @@ from helpers.measure import (
 from helpers.texture import write_slide
 from torch import Tensor
 
-from model.embedding import embed_patches
 from model.encoder import ENCODERS, Encoder, load_encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
@@ -78,13 +78,7 @@ def measure(path: Path, encoder: Encoder) -> str:
             return torch.cat([encoder(patches[at : at + CPU_BATCH_PATCHES]) for at in starts])
 
         def both() -> Tensor:
-            return embed_patches(
-                encoder,
-                lambda part: read_patches(slide, part, SPEC),
-                coords,
-                batch_size=CPU_BATCH_PATCHES,
-                progress=lambda done, total: None,
-            )
+            return embed(encoder, slide, coords, SPEC, CPU_BATCH_PATCHES)
 
         torch.set_num_threads(1)
         assert torch.equal(both(), encode()), "the bag depends on how it was made"
