@@ -50,7 +50,7 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     """Return pixels (H, W, C) and properties, under OpenSlide's names, of an image without tiles.
 
     Raises:
-        CaseError: It is damaged, foreign, too large or of several planes.
+        CaseError: It is damaged, foreign, empty, too large or of several planes.
     """
     size = untiled_size(path)
     if size is None:
@@ -71,11 +71,13 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
 
 
 def check_whole(path: Path, size: tuple[int, ...]) -> None:
-    """Make sure that all of an image may come into memory.
+    """Make sure that there is an image, all of which may come into memory.
 
     Raises:
-        CaseError: It is too large.
+        CaseError: It has no pixels, or too many.
     """
+    if min(size) < 1:
+        raise CaseError(path, expected="an image", found=f"size {size}")
     if math.prod(size) > WHOLE_MOST_PX:
         expected = f"tiles, or at most {WHOLE_MOST_PX} pixels"
         raise CaseError(path, expected=expected, found=f"{math.prod(size)} pixels without tiles")

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,14 @@ from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.bundle import read_manifest
 from model.encoder import ENCODERS
+from train import commands
 from train.__main__ import main
 from train.cohort import read_cohort
 from train.config import RnaConfig, read_config
 from train.dataset import check_genes
 from train.identity import count_trained, patient_hashes
 
+ROOT = Path(__file__).parent.parent
 LITE = ENCODERS["efficientnet_lite0"]
 
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -38,6 +42,28 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     assert "epochs" not in said.out and "scored" not in said.out
     assert said.err.count("\n") == 1
     return said.err.strip()
+
+
+# -- all -------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_that_goes_ends_no_run() -> None:
+    script = '"$0" -m train models >/dev/full'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_ctrl_c_ends_a_run_in_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: Path, overrides: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "fit", interrupted)
+    assert main(["fit", str(run)]) == 130
+    assert capsys.readouterr() == ("", "stopped\n")
 
 
 # -- fit -------------------------------------------------------------------------------------------

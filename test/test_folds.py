@@ -154,7 +154,7 @@ def test_published_folds_are_taken_in_their_order(tmp_path: Path) -> None:
     cases = make_cases()
     published = {case.case_id: i % 12 for i, case in enumerate(cases)}
     path = write_folds(tmp_path / "folds.csv", dict(reversed(published.items())))
-    folds = file_folds(cases, path)
+    folds = file_folds(cases, path, warn=no_warning)
     check_partition(folds, len(cases))
     for number, fold in enumerate(folds):  # 10 comes after 9
         assert {published[cases[i].case_id] for i in fold} == {number}
@@ -167,14 +167,26 @@ def test_folds_that_do_not_fit_the_cohort_are_refused(tmp_path: Path) -> None:
         "expected a fold for each case, found none for C003, C004": {
             name: fold for name, fold in whole.items() if name not in ("C003", "C004")
         },
-        "expected cases of the cohort only, found X": whole | {"X": 1},
         "expected at least 2 folds and no empty cell, found ['0']": dict.fromkeys(whole, 0),
         "expected at least 2 folds and no empty cell, found ['', '0', '1']": whole | {"C003": ""},
     }
     for number, (message, folds) in enumerate(faults.items()):
         path = write_folds(tmp_path / f"{number}.csv", folds)
         with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")):
-            file_folds(cases, path)
+            file_folds(cases, path, warn=no_warning)
+
+
+def test_published_folds_may_name_cases_that_the_cohort_lacks(tmp_path: Path) -> None:
+    cases = make_cases()
+    named: dict[str, object] = {case.case_id: i % 2 for i, case in enumerate(cases)}
+    path = write_folds(tmp_path / "f.csv", named | {"X": 1, "Y": 2})
+    warnings: list[str] = []
+    folds = file_folds(cases, path, warn=warnings.append)
+    assert warnings == [f"{path}: 2 of its cases are not in the cohort: X, Y"]
+    # Fold 2 has nobody left.
+    assert [fold.tolist() for fold in folds] == [
+        list(range(first, len(cases), 2)) for first in (0, 1)
+    ]
 
 
 def test_published_folds_may_not_part_a_patient(tmp_path: Path) -> None:
@@ -182,7 +194,7 @@ def test_published_folds_may_not_part_a_patient(tmp_path: Path) -> None:
     path = write_folds(tmp_path / "f.csv", {case.case_id: i % 2 for i, case in enumerate(cases)})
     message = "expected the cases of patient P in one fold, found 1 and 0"
     with pytest.raises(ConfigError, match=message):
-        file_folds(cases, path)
+        file_folds(cases, path, warn=no_warning)
 
 
 # -- the real outcomes of CHIMERA ------------------------------------------------------------------
@@ -211,7 +223,7 @@ def test_the_public_outcomes_and_their_published_folds(tmp_path: Path) -> None:
     for folds in (
         stratified_folds(cases, 5, seed=[0]),
         centre_folds(cases),
-        file_folds(cases, tmp_path / "m.csv"),
+        file_folds(cases, tmp_path / "m.csv", warn=no_warning),
     ):
         check_partition(folds, 176)
         ids = [{cases[i].case_id for i in fold} for fold in folds]
@@ -227,11 +239,13 @@ def test_the_config_chooses_the_split(tmp_path: Path) -> None:
     for config, expected in (
         (FoldsConfig(k=4), stratified_folds(cases, 4, seed=[7])),
         (FoldsConfig(split="centre"), centre_folds(cases)),
-        (FoldsConfig(split="file", file=path), file_folds(cases, path)),
+        (FoldsConfig(split="file", file=path), file_folds(cases, path, warn=no_warning)),
     ):
-        found = outer_folds(cases, config, seed=[7])
+        found = outer_folds(cases, config, seed=[7], warn=no_warning)
         assert [fold.tolist() for fold in found] == [fold.tolist() for fold in expected]
-    sizes = [len(outer_folds(cases, FoldsConfig(k=k), seed=[0])) for k in (2, 3, 4)]
+    sizes = [
+        len(outer_folds(cases, FoldsConfig(k=k), seed=[0], warn=no_warning)) for k in (2, 3, 4)
+    ]
     assert [b - a for a, b in pairwise(sizes)] == [1, 1]
 
 

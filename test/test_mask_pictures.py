@@ -1,5 +1,6 @@
 """Tissue masks as plain pictures, whose labels count and not their looks."""
 
+import struct
 import zlib
 from pathlib import Path
 
@@ -58,4 +59,12 @@ def test_huge(tmp_path: Path) -> None:
     head = written[12:16] + (2**29).to_bytes(4, "big") + written[20:29]
     path.write_bytes(written[:12] + head + zlib.crc32(head).to_bytes(4, "big") + written[33:])
     with pytest.raises(CaseError, match=r"found \d+ pixels without tiles$"):
+        reduce_mask(path, 20)
+
+
+def test_of_no_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "mask.bmp"
+    head = struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54)
+    path.write_bytes(head + struct.pack("<IiiHHIIiiII", 40, 0, 0, 1, 24, 0, 0, 1, 1, 0, 0))
+    with pytest.raises(CaseError, match=r"expected an image, found size \(0, 0\)$"):
         reduce_mask(path, 20)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import TriSurvError
-from model.process import prepare_process
+from model.process import INTERRUPTED, prepare_process, print_if_possible
 
 if TYPE_CHECKING:
     from train.config import CohortConfig
 
 
+@print_if_possible()  # hours of training do not end with the terminal that showed them
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; what the user can act on is one line."""
     prepare_process()  # before torch is loaded, as the commands do
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TriSurvError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
     return code or 0
 
 

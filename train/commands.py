@@ -84,17 +84,18 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     """
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
-    _check(config, cases)
+    warn_once = _once()
+    _check(config, cases, warn=warn_once)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
         bags = make_bags(
-            config, cases, warn=_once(), progress=progress_lines("cases embedded", say)
+            config, cases, warn=warn_once, progress=progress_lines("cases embedded", say)
         )
         if ranks.is_first():
             claim(config.output, run_identity(config, cases))
         ranks.wait_for_all()
-        run = Run(config, interface, cases, bags, warn=_once(), say=say)
+        run = Run(config, interface, cases, bags, warn=warn_once, say=say)
         results = cross_validate(run)
     if not ranks.is_first():
         return
@@ -121,7 +122,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
 
-def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
+def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
@@ -130,7 +131,7 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase]) -> None:
             the output folder cannot be written.
     """
     ranks.device(config.device)
-    check_folds(cases, config)
+    check_folds(cases, config, warn=warn)
     check_optional(cases, config, warn=warn)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)

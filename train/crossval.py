@@ -71,7 +71,9 @@ def cross_validate(run: Run) -> list[FoldResult]:
             (run.config.seed, repeat, fold),
         )
         for repeat in range(folds.repeats)
-        for fold, test in enumerate(outer_folds(run.cases, folds, seed=[run.config.seed, repeat]))
+        for fold, test in enumerate(
+            outer_folds(run.cases, folds, seed=[run.config.seed, repeat], warn=run.warn)
+        )
     ]
     for path, test, seed in ranks.share(work):
         if path.is_file():
@@ -84,14 +86,15 @@ def cross_validate(run: Run) -> list[FoldResult]:
     return [_read_result(path, test, run.config) for path, test, _ in work]
 
 
-def check_folds(cases: Sequence[LabelledCase], config: TrainConfig) -> None:
+def check_folds(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
     """Cut the outer and inner folds of a run, and fit the time bins of each fit where it has some.
 
     Raises:
         ConfigError: The cohort cannot be cut so, or a fold has too few event times for the bins.
     """
     for repeat in range(config.folds.repeats):
-        for fold, test in enumerate(outer_folds(cases, config.folds, seed=[config.seed, repeat])):
+        seed = [config.seed, repeat]
+        for fold, test in enumerate(outer_folds(cases, config.folds, seed=seed, warn=warn)):
             train, _ = split(cases, test)
             inner = _inner_folds(train, config.fit, (config.seed, repeat, fold))
             for fitted in (train, *(rest for rest, _ in inner)):

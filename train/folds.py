@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.errors import ConfigError
+from model.errors import ConfigError, Warn
 from model.messages import some
 from model.rows import check_ids, read_rows
 from train.cohort import LabelledCase, check_outcomes
@@ -16,9 +16,15 @@ IntArray = npt.NDArray[np.int64]
 
 
 def outer_folds(
-    cases: Sequence[LabelledCase], config: FoldsConfig, *, seed: Sequence[int]
+    cases: Sequence[LabelledCase], config: FoldsConfig, *, seed: Sequence[int], warn: Warn
 ) -> list[IntArray]:
     """Cut a cohort into test folds as the config says.
+
+    Args:
+        cases: The cohort.
+        config: Of the folds.
+        seed: Of the order in which patients are dealt out.
+        warn: Told of cases in the folds' file that the cohort lacks.
 
     Returns:
         Sorted arrays of indices, which together are the whole cohort.
@@ -27,7 +33,7 @@ def outer_folds(
         ConfigError: The split does not fit the cohort.
     """
     if config.file is not None:
-        return file_folds(cases, config.file)
+        return file_folds(cases, config.file, warn=warn)
     if config.split == "centre":
         return centre_folds(cases)
     return stratified_folds(cases, config.k, seed=seed)
@@ -83,15 +89,16 @@ def centre_folds(cases: Sequence[LabelledCase]) -> list[IntArray]:
     return _named_folds(cases, named, centres, source="leaving one centre out")
 
 
-def file_folds(cases: Sequence[LabelledCase], path: Path) -> list[IntArray]:
+def file_folds(cases: Sequence[LabelledCase], path: Path, *, warn: Warn) -> list[IntArray]:
     """Read published folds: a table with the columns `case_id` and `fold`.
+
+    It may name more cases than the cohort has: published folds do, of which some lack a modality.
 
     Returns:
         Sorted arrays of indices, in the order of the folds' numbers or names.
 
     Raises:
-        ConfigError: It lacks a case, names an unknown one, parts a patient's cases, or leaves too
-            few events to train on.
+        ConfigError: It lacks a case, parts a patient's cases, or leaves too few events to train on.
     """
     rows = read_rows(path, ("case_id", "fold"))
     check_ids(path, [row["case_id"] for row in rows])
@@ -101,8 +108,9 @@ def file_folds(cases: Sequence[LabelledCase], path: Path) -> list[IntArray]:
     if absent:
         raise ConfigError(f"{path}: expected a fold for each case, found none for {some(absent)}")
     if unknown:
-        raise ConfigError(f"{path}: expected cases of the cohort only, found {some(unknown)}")
-    folds = sorted(set(named.values()), key=lambda name: (len(name), name))  # 10 comes after 9
+        warn(f"{path}: {len(unknown)} of its cases are not in the cohort: {some(unknown)}")
+    # 10 comes after 9.
+    folds = sorted({named[case_id] for case_id in case_ids}, key=lambda name: (len(name), name))
     if len(folds) < 2 or not all(folds):
         raise ConfigError(f"{path}: expected at least 2 folds and no empty cell, found {folds}")
     return _named_folds(cases, named, folds, source=str(path))
