@@ -3,6 +3,7 @@
 `python -m model.bundle PATH` prints the manifest.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -198,7 +199,9 @@ def _arrays_under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, np
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Print a bundle's manifest.")
+    parser.add_argument("path", type=Path)
     try:
-        sys.stdout.write(read_manifest(Path(sys.argv[1])).model_dump_json(indent=2) + "\n")
+        sys.stdout.write(read_manifest(parser.parse_args().path).model_dump_json(indent=2) + "\n")
     except BundleError as error:
         sys.exit(str(error))

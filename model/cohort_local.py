@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from model.cohort_workers import CORES_PER_WORKER, Answer, Workforce
 from model.devices import count_gpus
+from model.process import prepare_process
 
 
 def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:
@@ -39,7 +40,7 @@ class LocalWorker:
     def __init__(self, device: str) -> None:
         self.device = device
         # A pool of one: with two, the death of either would break off the other's case.
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_follow_parent)
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start_worker)
         self._process_id = self._pool.submit(os.getpid)
 
     def submit(self, function: Callable[..., Answer], *arguments: object) -> Future[Answer]:
@@ -59,6 +60,12 @@ class LocalWorker:
             self._pool.submit(int)
             os.kill(process_id, signal.SIGKILL)
         self._pool.shutdown()
+
+
+def _start_worker() -> None:
+    """Set up the process as the door does its own."""
+    prepare_process()
+    _follow_parent()
 
 
 def _follow_parent() -> None:

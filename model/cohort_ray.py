@@ -16,6 +16,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, Worke
 import model
 from model.cohort_workers import CORES_PER_WORKER, Answer, Workforce
 from model.errors import ConfigError
+from model.process import prepare_process
 
 
 def ray_workers(address: str, count: int | None = None, *, device: str = "auto") -> Workforce:
@@ -82,6 +83,9 @@ class RayWorker:
 
 class _Actor:
     """The process of a worker."""
+
+    def __init__(self) -> None:
+        prepare_process()
 
     def call(self, function: Callable[..., Answer], *arguments: object) -> Answer:
         return function(*arguments)

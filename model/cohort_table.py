@@ -45,10 +45,10 @@ def write_predictions(
 ) -> None:
     """Write both tables; the manifest's further columns follow ours, as text.
 
-    One of them with a name of ours is called `manifest_<name>`.
+    One of them with a name of ours, in whatever case, is called `manifest_<name>`.
     """
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
-    titles = [f"manifest_{name}" if name in COLUMNS else name for name in extra]
+    titles = _free_names(extra)
     lines = [
         [
             *_cells(results[row.case_id], bundle_sha256),
@@ -59,6 +59,18 @@ def write_predictions(
     header = [*COLUMNS, *titles]
     write_whole(folder / CSV, _csv(header, lines))
     write_whole(folder / PARQUET, _parquet(header, lines))
+
+
+def _free_names(names: Iterable[str]) -> list[str]:
+    """Return the names, with as many `manifest_` before each as make it unlike those before it."""
+    taken = set(COLUMNS)
+    free = []
+    for name in names:
+        while name.lower() in taken:
+            name = f"manifest_{name}"  # noqa: PLW2901
+        taken.add(name.lower())
+        free.append(name)
+    return free
 
 
 def _cells(result: Result, bundle_sha256: str) -> list[object]:

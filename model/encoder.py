@@ -73,12 +73,12 @@ class Encoder:
 
     @property
     def notice(self) -> str:
-        """A line for the user where the embeddings are not in the spec's precision, else empty."""
+        """Where the embeddings are not in the spec's precision, what they are in; else empty."""
         if self.precision == self.spec.precision:
             return ""
         return (
-            f"encoder {self.spec.id}: in {self.precision}, as this {self.device.type} lacks the "
-            f"{self.spec.precision} of the bundle; embeddings differ slightly"
+            f"encoder {self.spec.id}: embeddings in {self.precision}, "
+            f"as this {self.device.type} lacks {self.spec.precision}, in which they differ slightly"
         )
 
     def __call__(self, patches: NDArray[np.uint8] | Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def explain_case(
     genes = _genes(bundle.members, batches, found)
     explanation = Explanation(
         case_id=case.case_id,
-        notice=". ".join(filter(None, (NOTICE, bundle.manifest.notice))),
+        notice=". ".join(dict.fromkeys(filter(None, (NOTICE, bundle.manifest.notice)))),
         software=f"TriSurv {__version__}",
         bundle_sha256=bundle_sha256,
         model=bundle.manifest.fusion,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.case import Case, Record, SlideFile, expression, read_case, read_record
-from model.errors import ConfigError, Warn, about_case, about_files
+from model.errors import ConfigError, Warn, about_case, about_files, printable
 from model.interface import FILE_COLUMNS, Interface
 from model.records import read_expression, read_fields
 from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
@@ -99,7 +99,8 @@ def list_jobs(root: Path, interface: Interface) -> list[Row]:
         for folder in folders
         if folder not in empty and any((folder / place).exists() for place in places)
     }
-    return [Row(folder.name, job=folder) for folder in sorted(jobs | empty)] if jobs else []
+    found = sorted(jobs | empty) if jobs else []
+    return [Row(printable(folder.name), job=folder) for folder in found]
 
 
 @about_files()
@@ -122,7 +123,7 @@ def list_download(root: Path) -> list[Row]:
         )
         slides = () if slide is None else (SlideFile(slide, mask),)
         if slides or rna or clinical:
-            rows.append(Row(folder.name, slides, rna, clinical))
+            rows.append(Row(printable(folder.name), slides, rna, clinical))
     return rows
 
 

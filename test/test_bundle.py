@@ -238,6 +238,15 @@ def test_the_manifest_can_be_printed(
     assert printed.err == ""
 
 
+def test_what_to_print_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bundle.py"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "model" / "bundle.py"), run_name="__main__")
+    assert "required: path" in capsys.readouterr().err
+
+
 def test_printing_what_is_no_bundle_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,7 @@ def test_bags_keep_the_precision_that_they_were_made_in(
     stamp = read_stamp(bag_path(bags, "C0"))
     assert stamp is not None and stamp.encoder.precision == "float32"
     first = column(cohort, "time")
-    assert "in float32, as this cpu lacks the bfloat16" in column(cohort, "warnings")[0]
+    assert "in float32, as this cpu lacks bfloat16" in column(cohort, "warnings")[0]
     shutil.rmtree(cohort.output)
     score(cohort, by)
     assert column(cohort, "time") == first

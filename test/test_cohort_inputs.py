@@ -135,6 +135,23 @@ def test_the_download_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[s
     assert times(Cohort(tmp_path / "chimera", tmp_path / "out"), bundle) == expected
 
 
+@pytest.mark.parametrize("layout", ["jobs", "download"])
+def test_a_folder_name_that_is_no_text_does_not_end_the_run(
+    tmp_path: Path, bundle: Path, expected: list[str], layout: str
+) -> None:
+    name = os.fsdecode(b"3A_\xff")
+    folder = tmp_path / "cohort" / name
+    if layout == "jobs":
+        write_job(folder, record_contents())
+    else:
+        folder.mkdir(parents=True)
+        for part, socket in (("CD", CLINICAL), ("RNA", RNA)):
+            (folder / f"{name}_{part}.json").write_text(json.dumps(record_contents()[socket]))
+    assert times(Cohort(tmp_path / "cohort", tmp_path / "out"), bundle) == expected[:1]
+    (row,) = read_predictions(tmp_path / "out")
+    assert row["case_id"] == "3A_\\udcff"
+
+
 def test_a_job_is_told_from_a_download(tmp_path: Path) -> None:
     write_job(tmp_path / "jobs" / "A", record_contents())
     (row,) = list_cases(tmp_path / "jobs", CHIMERA)

@@ -75,6 +75,16 @@ def test_the_manifests_further_columns_are_carried_through(
     assert [row["manifest_time"] for row in rows] == [str(index) for index in range(CASES)]
 
 
+def test_no_two_columns_have_one_name(tmp_path: Path, manifest: Path, bundle: Path) -> None:
+    header, *lines = manifest.read_text().splitlines()
+    more = [f"{header},manifest_time,Risk", *(f"{line},a,b" for line in lines)]
+    manifest.write_text("\n".join(more) + "\n")
+    score(Cohort(manifest, tmp_path / "out"), scorer(bundle))
+    row = read_predictions(tmp_path / "out")[1]
+    carried = {"Site": "site 1", "manifest_time": "1", "manifest_manifest_time": "a"}
+    assert dict(list(row.items())[-4:]) == carried | {"manifest_Risk": "b"}
+
+
 def test_both_tables_say_the_same(tmp_path: Path, manifest: Path, bundle: Path) -> None:
     (manifest.parent / "C004" / "cd.json").unlink()
     score(Cohort(manifest, tmp_path / "out"), scorer(bundle))

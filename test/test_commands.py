@@ -69,6 +69,20 @@ def test_ctrl_c_ends_a_run_in_one_line(
 # -- fit -------------------------------------------------------------------------------------------
 
 
+def test_a_config_in_latin_1_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.write_bytes(run.read_bytes() + b"# M\xfcller\n")
+    told = refusal(capsys, "fit", run)
+    assert told.startswith(f"{run}: expected valid TOML, found: 'utf-8' codec can't decode")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    told = refusal(capsys, "simulate", tmp_path / "file" / "cohort")
+    assert told.startswith(f"{tmp_path}/file/cohort: expected a folder to write in, found: ")
+
+
 def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = refusal(capsys, "fit", run, "seed=-1")
     assert told == f"{run}: seed: Input should be greater than or equal to 0"

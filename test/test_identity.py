@@ -96,6 +96,16 @@ def test_changed_data_is_refused_and_named(folder: Path, name: str) -> None:
         start(folder)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\ud800"])
+def test_a_damaged_mark_is_told(folder: Path, content: str) -> None:
+    start(folder)
+    path = folder / "run" / "run.json"
+    path.write_text(content, errors="surrogatepass")
+    message = f"{path}: expected what a run writes, found damage"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        start(folder)
+
+
 def test_another_config_is_refused_and_a_bag_of_no_matter_is_not(folder: Path) -> None:
     without = 'fusion.settings.modalities=["rna", "clinical"]'
     start(folder, without)

@@ -252,8 +252,8 @@ class TestEncoder:
         encoder, plain = load(in_bfloat16(LITE0)), load(LITE0)
         assert encoder.pinned_spec().precision == "float32"
         assert encoder.notice == (
-            "encoder efficientnet_lite0: in float32, as this cpu lacks the bfloat16 of the bundle; "
-            "embeddings differ slightly"
+            "encoder efficientnet_lite0: embeddings in float32, as this cpu lacks bfloat16, "
+            "in which they differ slightly"
         )
         assert plain.notice == ""
         patches = random_patches(2)

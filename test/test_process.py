@@ -11,21 +11,21 @@ from model.process import prepare_process, print_if_possible
 
 ROOT = Path(__file__).parents[1]
 
-# 20 arrays of 8 MB one after the other, as activations come and go: pages that were mapped anew.
-# Without huge pages, which would hide them (linux/prctl.h, PR_SET_THP_DISABLE).
 PROBE = """
-import ctypes, resource, sys
-import numpy as np
+import sys
+from page_faults import count_page_faults
+from model.cohort_local import LocalWorker
 from model.process import prepare_process
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
-if sys.argv[1] == "prepared":
-    prepare_process()
-np.ones(2**20)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    np.ones(2**23, dtype=np.uint8).sum()
-    np.ones(2**25, dtype=np.uint8).sum()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+if __name__ == "__main__":
+    if sys.argv[1] == "prepared":
+        prepare_process()
+    if sys.argv[1] == "worker":
+        worker = LocalWorker("cpu")
+        print(worker.submit(count_page_faults).result())
+        worker.stop()
+    else:
+        print(count_page_faults())
 """
 
 # glibc tells of each of its stores by name.
@@ -44,6 +44,7 @@ ctypes.CDLL("libc.so.6").malloc_stats()
 
 def run_apart(program: str, how: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "test")))
     command = [sys.executable, "-c", program, how]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -59,6 +60,7 @@ def test_freed_memory_is_kept() -> None:
     plain = page_faults("plain")
     assert plain >= 10_000
     assert page_faults("prepared") < plain / 5
+    assert page_faults("worker") < plain / 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")

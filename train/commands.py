@@ -66,6 +66,7 @@ def _read_run(
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
     """Make a simulated cohort."""
     config = validate(SimulateConfig, {}, overrides, source="simulate")
+    make_folder(directory)
     simulate_cohort(directory, config, progress=progress_lines("cases simulated", say))
     say(f"wrote {directory}")
 

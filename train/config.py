@@ -226,7 +226,7 @@ def read_toml(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> M
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: expected a readable TOML, found: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: expected valid TOML, found: {error}") from error
     return validate(kind, content, overrides, source=str(path))
 

@@ -34,7 +34,10 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         (folder / "folds").mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(identity, indent=2).encode())
         return
-    theirs = json.loads(path.read_bytes())
+    try:
+        theirs = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: expected what a run writes, found damage") from error
     differing = [name for name, value in identity.items() if theirs.get(name) != value]
     if differing:
         raise ConfigError(
