@@ -3,16 +3,18 @@
 import re
 from collections.abc import Iterable, Sequence
 
+SOME = 5
+
 _NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
 _VALUES = r"(?<=: expected one of ).*(?=, found )"
 _NUMBER = r"(?<![\w.,-])-?\d+(?:[.,]\d+)*(?:e[+-]\d+)?(?![\w/])"
 _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
+def some(names: Sequence[str]) -> str:
     """List the first of many names."""
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f" and {len(names) - SOME:,} more" if len(names) > SOME else ""
+    return ", ".join(names[:SOME]) + more
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Logits → risk; risk → time in the task's unit, survival curve and interval.
 
-`risk`, `hazards` and `log_survival` are the only places that know what a logit means. `TimeMapping`
-is the fitted half of the calibration: `train.calibrate` makes it, the bundle keeps it.
+Logits become risks here alone, in training and in the container. `TimeMapping` is the fitted half
+of the calibration: `train.calibrate` makes it, the bundle keeps it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -25,13 +24,8 @@ _LEAST_LAST_HAZARD = 1e-6
 _MOST_FIRST_HAZARD = 14.0
 
 
-def hazards(logits: Tensor) -> Tensor:
-    """Return the discrete-time hazards h_k = sigmoid(logit_k): (B, T), T > 1 → (B, T)."""
-    return torch.sigmoid(logits)
-
-
 def log_survival(logits: Tensor) -> Tensor:
-    """Return log S_k = Σ_{j ≤ k} log(1 - h_j): discrete-time logits (B, T) → (B, T).
+    """Return log S_k = Σ_{j ≤ k} log(1 - h_j), h_k = sigmoid(logit_k): (B, T) → (B, T).
 
     Source: Zadeh and Schmid 2021, Bias in cross-entropy-based training of deep survival networks.
     """
@@ -70,7 +64,6 @@ class TimeMapping:
         center: Mean training risk.
         spread: Standard deviation of the training risks.
         tau: End of the follow-up that is answered for, in the task's unit.
-        events: Number of events among the training cases.
         event_times: Distinct event times (K,), rising.
         cum_hazard: Breslow's H0 just after each of them (K,), rising.
         km_times: Kaplan-Meier times (M,), rising from 0, censoring times included.
@@ -83,7 +76,6 @@ class TimeMapping:
     center: float
     spread: float
     tau: float
-    events: int
     event_times: Array
     cum_hazard: Array
     km_times: Array
@@ -136,7 +128,7 @@ class TimeMapping:
         curve: Array = np.exp(-hazard[step] * ratio[:, None])
         return curve
 
-    def interval(self, risk: npt.ArrayLike, coverage: float = 0.8) -> Array:
+    def interval(self, risk: npt.ArrayLike, coverage: float) -> Array:
         """Return the central prediction interval (B, 2) of the event's time.
 
         An end equal to `tau` reads "not before tau": the curve gets no lower within the follow-up.
@@ -182,7 +174,6 @@ class TimeMapping:
                 )
         fields: dict[str, Any] = {name: float(arrays[name][0]) for name in _SCALARS}
         fields |= {name: arrays[name] for name in _ARRAYS}
-        fields["events"] = int(fields["events"])
         return cls(kind=kind, **fields)
 
     # -- the four rules --------------------------------------------------------------------------
@@ -261,7 +252,7 @@ class TimeMapping:
         return np.where(time > self.tau, self.tau + 0.1 * self.tau * (1 - self.tau / late), time)
 
 
-_SCALARS = ("slope", "center", "spread", "tau", "events")
+_SCALARS = ("slope", "center", "spread", "tau")
 _ARRAYS = ("event_times", "cum_hazard", "km_times", "km_survival", "risks")
 
 

@@ -256,7 +256,9 @@ def test_discrete_nll_has_a_gradient_and_survives_extreme_logits():
     draw = torch.Generator().manual_seed(3)
     logits = torch.randn(6, 4, dtype=torch.float64, generator=draw).requires_grad_()
     event, bins = torch.tensor([1, 0, 1, 0, 1, 0]).bool(), torch.tensor([0, 0, 3, 3, 1, 2])
-    assert torch.autograd.gradcheck(lambda x: discrete_nll(x, event=event, bin=bins), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: discrete_nll(x, event=event, bin=bins, alpha=0.5), logits
+    )
 
     wrong = torch.full((2, 4), -500.0)
     wrong[1] = 500.0

@@ -23,7 +23,6 @@ MAPPING = TimeMapping(
     center=0.1,
     spread=1.3,
     tau=60.0,
-    events=3,
     event_times=np.array([10.0, 20.0, 40.0]),
     cum_hazard=np.array([0.1, 0.3, 0.9]),
     km_times=np.array([0.0, 10.0, 20.0, 40.0]),

@@ -66,7 +66,6 @@ def fit_mapping(
         center=center,
         spread=spread,
         tau=tau,
-        events=int(event.sum()),
         event_times=event_times,
         cum_hazard=cum_hazard,
         km_times=curve.index.to_numpy(dtype=np.float64),

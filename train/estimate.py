@@ -137,7 +137,6 @@ def difference(
     outcome: Outcome,
     *,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> Estimate | Unavailable:
     """Return metric(first) - metric(second), with the interval of the paired bootstrap."""
     _need_one_each(first, outcome)
@@ -147,7 +146,7 @@ def difference(
         drawn = outcome.take(rows)
         return metric(first[rows], drawn) - metric(second[rows], drawn)
 
-    return _with_interval(gap, outcome, resamples, seed)
+    return _with_interval(gap, outcome, resamples, seed=0)
 
 
 def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]:

@@ -134,7 +134,6 @@ def read_mapping(path: Path) -> TimeMapping:
             center=float(risks.mean()),
             spread=float(risks.std()),
             tau=float(times[-1]),
-            events=int(drops.sum()),  # at least: those of one time cannot be told apart
             event_times=times[drops],
             cum_hazard=-np.log(survival[drops]),
             km_times=times,

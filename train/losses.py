@@ -78,7 +78,7 @@ def _logsumexp_by(group: Tensor, values: Tensor) -> Tensor:
     return torch.zeros_like(top).index_add(0, group, (values - top[group]).exp()).log() + top
 
 
-def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float = 0.5) -> Tensor:
+def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float) -> Tensor:
     """Return the mean discrete-time negative log-likelihood of (B, T) logits, float64.
 
     With k the case's bin: -[log S(k-1) + log h(k)] for an event, -(1 - alpha) log S(k) for a
@@ -100,7 +100,7 @@ def discrete_nll(logits: Tensor, *, event: Tensor, bin: Tensor, alpha: float = 0
     return -torch.where(event.bool(), died, (1 - alpha) * survived).mean()
 
 
-def fit_bins(*, event: Tensor, time: Tensor, n_bins: int = 8) -> Tensor:
+def fit_bins(*, event: Tensor, time: Tensor, n_bins: int) -> Tensor:
     """Return the inner edges (n_bins - 1,) of bins that hold equally many training events.
 
     Where ties would leave a bin without events, its edge moves to the next event time.

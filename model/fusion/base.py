@@ -11,8 +11,6 @@ from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
 
-__all__ = ["Dims", "Fusion", "FusionConfig", "Labels"]
-
 
 class FusionConfig(BaseModel):
     """What every fusion can be told.

@@ -5,7 +5,7 @@ from itertools import combinations
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn.functional import logsigmoid, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
@@ -13,6 +13,7 @@ from model.fusion.layers import check_heads, mlp
 from model.fusion.layers_attention import masked_mean
 from model.fusion.layers_bottleneck import Bottleneck, Club, Picked
 from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
+from model.survival import log_survival
 
 
 class PibdConfig(TokensConfig):
@@ -193,7 +194,7 @@ class Pibd(Fusion):
         kind = torch.arange(2 * self.weights.bins, device=prototypes.mean.device)
         at, event = (kind // 2)[:, None], kind % 2
         logits = self.hazards(prototypes.draw())  # (K, bins)
-        survival = logsigmoid(-logits).cumsum(dim=1).gather(1, at)[:, 0]  # (K,)
+        survival = log_survival(logits).gather(1, at)[:, 0]  # (K,)
         likelihood = survival + event * logits.gather(1, at)[:, 0]
         unlikely: torch.Tensor = -self.weights.hazard_weight * likelihood.mean()
         return unlikely + self.weights.prior_weight * prototypes.divergence()
