@@ -15,7 +15,7 @@ fusion.name = "concat"
 fusion.settings.modalities = ["rna", "clinical"]
 fit.epochs = 2
 fit.inner_folds = 0
-folds.k = 2
+folds.count = 2
 """
 
 

@@ -142,7 +142,7 @@ def test_folds_that_do_not_fit_are_told_before_any_work(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = run.parent / "folds.csv"
-    told = refusal(capsys, "fit", run, 'folds.split="file"', f"folds.file={path}")
+    told = refusal(capsys, "fit", run, 'folds.by="file"', f"folds.file={path}")
     assert told == f"{path}: expected a table (.csv or .parquet), found no file"
     assert not (run.parent / "run").exists()
 

@@ -19,8 +19,8 @@ from train.folds import (
     IntArray,
     centre_folds,
     file_folds,
+    hold_out,
     outer_folds,
-    split,
     stratified_folds,
 )
 
@@ -59,7 +59,7 @@ def write_folds(path: Path, folds: dict[str, object]) -> Path:
 
 
 def test_a_fold_is_split_off_in_its_own_order() -> None:
-    rest, held_out = split(make_cases(5), np.array([3, 1]))
+    rest, held_out = hold_out(make_cases(5), np.array([3, 1]))
     assert [case.case_id for case in rest] == ["C000", "C002", "C004"]
     assert [case.case_id for case in held_out] == ["C003", "C001"]
 
@@ -233,23 +233,23 @@ def test_the_public_outcomes_and_their_published_folds(tmp_path: Path) -> None:
 # -- the config ------------------------------------------------------------------------------------
 
 
-def test_the_config_chooses_the_split(tmp_path: Path) -> None:
+def test_the_config_chooses_the_folds(tmp_path: Path) -> None:
     cases = make_cases()
     path = write_folds(tmp_path / "f.csv", {case.case_id: i % 3 for i, case in enumerate(cases)})
     for config, expected in (
-        (FoldsConfig(k=4), stratified_folds(cases, 4, seed=[7])),
-        (FoldsConfig(split="centre"), centre_folds(cases)),
-        (FoldsConfig(split="file", file=path), file_folds(cases, path, warn=no_warning)),
+        (FoldsConfig(count=4), stratified_folds(cases, 4, seed=[7])),
+        (FoldsConfig(by="centre"), centre_folds(cases)),
+        (FoldsConfig(by="file", file=path), file_folds(cases, path, warn=no_warning)),
     ):
         found = outer_folds(cases, config, seed=[7], warn=no_warning)
         assert [fold.tolist() for fold in found] == [fold.tolist() for fold in expected]
     sizes = [
-        len(outer_folds(cases, FoldsConfig(k=k), seed=[0], warn=no_warning)) for k in (2, 3, 4)
+        len(outer_folds(cases, FoldsConfig(count=k), seed=[0], warn=no_warning)) for k in (2, 3, 4)
     ]
     assert [b - a for a, b in pairwise(sizes)] == [1, 1]
 
 
-@pytest.mark.parametrize("settings", [{"split": "file"}, {"file": Path("folds.csv")}])
-def test_a_split_by_file_and_the_file_go_together(settings: dict[str, object]) -> None:
+@pytest.mark.parametrize("settings", [{"by": "file"}, {"file": Path("folds.csv")}])
+def test_folds_by_file_and_the_file_go_together(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="go together"):
         FoldsConfig.model_validate(settings)

@@ -47,7 +47,7 @@ def write_test_bag(folder: Path, seed: int) -> None:
 def start(folder: Path, *overrides: str) -> None:
     """Claim the run's folder, as `fit` does before its first fold."""
     files = [f"rna.panel={folder}/panel.txt", f"rna.gene_sets={folder}/sets.gmt"]
-    folds = ['folds.split="file"', f"folds.file={folder}/folds.csv"]
+    folds = ['folds.by="file"', f"folds.file={folder}/folds.csv"]
     slides = 'fusion.settings.modalities=["slide", "rna", "clinical"]'
     config = read_config(folder / "run.toml", [*files, *folds, slides, *overrides])
     cases = read_cohort(config.cohort, CHIMERA, warn=no_warning)

@@ -45,7 +45,7 @@ epochs = 2
 inner_folds = 0
 
 [folds]
-split = "centre"
+by = "centre"
 """
 
 
@@ -98,7 +98,7 @@ def test_centres_of_one_case_each_are_one_stratum(
     cells = [row.split(",") for row in rows]
     alone = [",".join([row[0], f"site {row[0]}", *row[2:]]) for row in cells]
     manifest.write_text("\n".join([header, *alone]))
-    assert main(["fit", config, "folds.split=stratified", "folds.k=2"]) == 0
+    assert main(["fit", config, "folds.by=stratified", "folds.count=2"]) == 0
     told = capsys.readouterr().out
     expected = f"{manifest}: 24 centres of fewer than 20 cases each are one stratum of the Cox loss"
     assert f"warning: {expected}" in told
@@ -138,7 +138,7 @@ def test_folds_of_another_split_are_never_mixed_in(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = tmp_path / "folds.csv"
-    settings = ["folds.split=file", f"folds.file={published}"]
+    settings = ["folds.by=file", f"folds.file={published}"]
     assert main(["fit", config, *settings]) == 0
     assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 3
     published.write_text(published.read_text().replace("P00,0", "P00,1"))

@@ -31,7 +31,7 @@ seed = {seed}
 notice = "twelve simulated cases"
 cohort.root = "{folder}/cohort"
 rna.top_variance = 50
-folds.k = {folds}
+folds.count = {folds}
 
 [fusion]
 name = "pairwise"

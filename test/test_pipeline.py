@@ -15,7 +15,7 @@ from model.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "train" / "configs" / "demonstration.toml"
-SMALL = ("fit.epochs=6", "fit.inner_folds=2", "folds.k=3", "rna.top_variance=50")
+SMALL = ("fit.epochs=6", "fit.inner_folds=2", "folds.count=3", "rna.top_variance=50")
 
 pytestmark = pytest.mark.slow
 

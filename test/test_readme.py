@@ -25,7 +25,7 @@ MY_TOML = """
 output = "runs/mine"
 cohort.root = "{cohort}"
 rna.top_variance = 50
-folds.k = 2
+folds.count = 2
 
 [fusion.settings]
 slide_width = 16

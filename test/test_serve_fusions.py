@@ -112,7 +112,7 @@ def toy_config(name: str, patients: Patients, output: Path) -> TrainConfig:
             name=name, settings=own.fusion.settings | TOY_SETTINGS.get(name, {})
         ),
         "fit": own.fit.model_copy(update={"epochs": EPOCHS, "inner_folds": 0}),
-        "folds": FoldsConfig(k=FOLDS),
+        "folds": FoldsConfig(count=FOLDS),
     }
     return own.model_copy(update=changes)
 

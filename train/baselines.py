@@ -20,7 +20,7 @@ from model.batch import Modality
 from model.interface import ClinicalSchema
 from train.cohort import outcomes
 from train.config import RnaConfig
-from train.folds import split, stratified_folds
+from train.folds import hold_out, stratified_folds
 from train.losses import cox_nll
 from train.views import (
     RANK_TOLERANCE,
@@ -178,7 +178,7 @@ def out_of_fold(
     """
     total, count = np.zeros(len(cases)), np.zeros(len(cases))
     for test in tests:
-        train, held = split(cases, test)
+        train, held = hold_out(cases, test)
         total[test] += z_scored(baseline.fit(train), train)(held)
         count[test] += 1
     return total / count
@@ -187,7 +187,7 @@ def out_of_fold(
 def inner_folds(cases: Cases, k: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cases]]:
     """Yield (training, validation) cases of k folds, the same for every model."""
     for test in stratified_folds(cases, k, seed=[k]):
-        yield split(cases, test)
+        yield hold_out(cases, test)
 
 
 def z_scored(risks: Risks, cases: Cases) -> Risks:

@@ -169,22 +169,22 @@ class FoldsConfig(_Part):
     """The outer folds; a patient is never in two.
 
     Attributes:
-        split: "stratified" by event and centre, "file" for published folds, "centre" to leave
-            one centre out at a time.
-        k: Number of stratified folds.
+        by: "stratified" by event and centre, "file" for published folds, "centre" to leave one
+            centre out at a time.
+        count: Number of stratified folds.
         file: CSV or Parquet with the columns case_id and fold.
         repeats: How often everything is done, with new seeds and new stratified folds.
     """
 
-    split: Literal["stratified", "file", "centre"] = "stratified"
-    k: int = Field(default=5, ge=2)
+    by: Literal["stratified", "file", "centre"] = "stratified"
+    count: int = Field(default=5, ge=2)
     file: Path | None = None
     repeats: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _file_is_read(self) -> "FoldsConfig":
-        if (self.split == "file") != (self.file is not None):
-            raise ValueError('split = "file" and file = PATH go together')
+        if (self.by == "file") != (self.file is not None):
+            raise ValueError('by = "file" and file = PATH go together')
         return self
 
 

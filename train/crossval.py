@@ -23,7 +23,7 @@ from train.calibrate import fit_mapping
 from train.cohort import LabelledCase, outcomes
 from train.config import FitConfig, TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
-from train.folds import outer_folds, split, stratified_folds
+from train.folds import hold_out, outer_folds, stratified_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.losses import fit_bins
 
@@ -95,7 +95,7 @@ def check_folds(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: War
     for repeat in range(config.folds.repeats):
         seed = [config.seed, repeat]
         for fold, test in enumerate(outer_folds(cases, config.folds, seed=seed, warn=warn)):
-            train, _ = split(cases, test)
+            train, _ = hold_out(cases, test)
             inner = _inner_folds(train, config.fit, (config.seed, repeat, fold))
             for fitted in (train, *(rest for rest, _ in inner)):
                 if config.fit.loss == "nll":
@@ -201,7 +201,7 @@ def _fit_fold(
     run: Run, test: npt.NDArray[np.int64], seed: tuple[int, ...], path: Path
 ) -> FoldResult:
     """Choose the number of epochs inside the training cases, fit on all of them, score the test."""
-    train, held_out = split(run.cases, test)
+    train, held_out = hold_out(run.cases, test)
     epochs, inner = _choose_epochs(run, train, seed, path)
     member, log = _fit_member(run, train, epochs, seed, path.with_suffix(".checkpoint"))
     unseen = make_fold(member, held_out, run.bags, warn=run.warn)
@@ -255,7 +255,7 @@ def _inner_folds(
     """Yield (training, validation) cases of each inner fold; none where there are no folds."""
     if config.inner_folds > 1:
         for test in stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds]):
-            yield split(train, test)
+            yield hold_out(train, test)
 
 
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:

@@ -30,25 +30,25 @@ def outer_folds(
         Sorted arrays of indices, which together are the whole cohort.
 
     Raises:
-        ConfigError: The split does not fit the cohort.
+        ConfigError: The cohort cannot be cut so.
     """
     if config.file is not None:
         return file_folds(cases, config.file, warn=warn)
-    if config.split == "centre":
+    if config.by == "centre":
         return centre_folds(cases)
-    return stratified_folds(cases, config.k, seed=seed)
+    return stratified_folds(cases, config.count, seed=seed)
 
 
 def stratified_folds(
-    cases: Sequence[LabelledCase], k: int, *, seed: Sequence[int]
+    cases: Sequence[LabelledCase], count: int, *, seed: Sequence[int]
 ) -> list[IntArray]:
-    """Cut a cohort into k disjoint test folds, balanced by event and centre.
+    """Cut a cohort into disjoint test folds, balanced by event and centre.
 
     Patients of a stratum are dealt out in random order, each stratum starting where the last one
     stopped, so that folds differ by at most one patient.
 
     Returns:
-        k sorted arrays of indices.
+        As many sorted arrays of indices as `count`.
 
     Raises:
         ConfigError: A fold would have no event.
@@ -61,15 +61,20 @@ def stratified_folds(
         stratum = (any(cases[i].event for i in indices), cases[indices[0]].centre)
         strata.setdefault(stratum, []).append(indices)
     events = sum(len(members) for (event, _), members in strata.items() if event)
-    if events < k:
-        raise ConfigError(f"{k} folds: expected at least {k} patients with events, found {events}")
+    if events < count:
+        raise ConfigError(
+            f"{count} folds: expected at least {count} patients with events, found {events}"
+        )
     rng = np.random.default_rng(seed)
     order: list[list[int]] = []
     # Events first: dealt out in one go they differ by at most one between folds.
     for stratum in sorted(strata, key=lambda stratum: (not stratum[0], stratum[1])):
         members = strata[stratum]
         order += [members[i] for i in rng.permutation(len(members))]
-    return [_sorted(index for indices in order[fold::k] for index in indices) for fold in range(k)]
+    return [
+        _sorted(index for indices in order[fold::count] for index in indices)
+        for fold in range(count)
+    ]
 
 
 def centre_folds(cases: Sequence[LabelledCase]) -> list[IntArray]:
@@ -116,7 +121,7 @@ def file_folds(cases: Sequence[LabelledCase], path: Path, *, warn: Warn) -> list
     return _named_folds(cases, named, folds, source=str(path))
 
 
-def split(
+def hold_out(
     cases: Sequence[LabelledCase], test: IntArray
 ) -> tuple[list[LabelledCase], list[LabelledCase]]:
     """Return (the other cases, the test cases), given positions of the latter."""
