@@ -39,13 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     warnings.showwarning = _print_warning
     prepare_process()
-    codes = [1]  # unless the command comes to its end
+    code = 1  # unless the command comes to its end
+
+    def run() -> None:
+        nonlocal code
+        code = options.command(options)
+
     try:
-        attempt(lambda: codes.append(options.command(options)), options.input)
+        attempt(run, options.input)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    return codes[-1]
+    return code
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -75,7 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for each in (parser, server, cohort):
         each.add_argument("--output", type=Path, help="where to write")
         each.add_argument("--bundle", type=Path, help="a bundle made by `python -m train`")
-        each.add_argument("--device", choices=["auto", "cpu", "cuda"], help="auto if not said")
+        each.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
     options = parser.parse_args(arguments)
     if options.profile and options.command is not score_job:
         parser.error("--profile is for one job alone")
@@ -102,9 +107,14 @@ def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rna-table", type=Path, help="expression of all cases: .csv, .parquet or .h5ad")
     add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
     add("--embeddings", type=Path, help="bags to use; new ones are left there")
-    add("--explain", type=Path, help="where to write a folder a case: what its risk came from")
-    add("--workers", type=positive, default=None, help="processes; else one a GPU or four cores")
-    add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto; this machine if not said")
+    add("--explain", type=Path, help="where to write one folder per case: what its risk came from")
+    add(
+        "--workers",
+        type=positive,
+        default=None,
+        help="number of processes (default: one per GPU, or per four cores)",
+    )
+    add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine alone)")
     add("--dry-run", action="store_true", default=False, help="only say what would fail")
     add(
         "--overwrite",
@@ -127,7 +137,7 @@ def attempt(step: Callable[[], None], where: Path) -> str | None:
 
     try:
         step()
-    except Exception as error:  # noqa: BLE001  the door is the one place that catches everything
+    except Exception as error:  # noqa: BLE001  nobody else would tell the user
         traceback.print_exc()
         reason = one_line(error, where)
         print(reason, file=sys.stderr)

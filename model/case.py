@@ -184,7 +184,7 @@ def _read_inputs(
     content = read_json(path)
     if not isinstance(content, list):
         kind = type(content).__name__
-        raise CaseError(path, expected="a JSON list with an item a socket", found=f"a {kind}")
+        raise CaseError(path, expected="a JSON list with one item per socket", found=f"a {kind}")
     items: dict[str, dict[str, object]] = {}
     for item in content:
         # The platform wrote only `interface` until December 2025; new jobs have both.

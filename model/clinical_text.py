@@ -18,9 +18,9 @@ from model.clinical import ClinicalSpec, lower_keys, read_category, read_number
 from model.errors import Warn
 from model.interface import ClinicalSchema, Sentences
 
-FloatArray = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
-Encode = Callable[[Sequence[str]], FloatArray]
+Encode = Callable[[Sequence[str]], Float32Array]
 """Turns V sentences into vectors (V, E)."""
 
 STEPS = 200
@@ -124,7 +124,7 @@ class ClinicalText:
     """
 
     spec: ClinicalTextSpec
-    vectors: FloatArray
+    vectors: Float32Array
 
     def __post_init__(self) -> None:
         expected = len(self.spec.sentences)
@@ -174,7 +174,7 @@ class ClinicalText:
         """How many sentences a record has, and the width of their vectors."""
         return len(self.spec.columns), self.vectors.shape[1]
 
-    def apply(self, record: Record, *, warn: Warn) -> FloatArray:
+    def apply(self, record: Record, *, warn: Warn) -> Float32Array:
         """Return the vectors of a case's sentences (S, E)."""
         return self.vectors[self.spec.find(record, warn=warn)]
 

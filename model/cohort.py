@@ -16,7 +16,7 @@ from typing import Any
 from model import __version__
 from model.bundle import Bundle, read_manifest
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
-from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
@@ -70,7 +70,7 @@ class Counts:
         self.failed += bool(result.error)
 
 
-Progress = Callable[[Counts], None]
+CountsProgress = Callable[[Counts], None]
 
 
 def score_cohort(
@@ -80,7 +80,7 @@ def score_cohort(
     *,
     say: Say,
     warn: Warn,
-    progress: Progress,
+    progress: CountsProgress,
 ) -> Counts:
     """Score a cohort, or what is left of it, and write its tables.
 
@@ -107,9 +107,9 @@ def score_cohort(
         progress(counts)
         states: dict[str, str] = {}
 
-        def build_task(row: Row) -> Task:
+        def build_task(row: Row) -> CaseTask:
             states[row.case_id] = _state_of_files(row)
-            return Task(row, tables.of(row.case_id))
+            return CaseTask(row, tables.of(row.case_id))
 
         left = [row for row in rows if row.case_id not in results]
         if left:  # should this run be ended too, nobody takes those of another for its own
@@ -136,7 +136,7 @@ def check_cohort(
     *,
     say: Say,
     warn: Warn,
-    progress: Progress,
+    progress: CountsProgress,
 ) -> Counts:
     """Check a cohort without encoding a slide or writing a file, and say what would fail.
 
@@ -147,7 +147,7 @@ def check_cohort(
     counts = Counts(cases=len(rows))
     for row, result in do_all(
         rows,
-        lambda row: Task(row, tables.of(row.case_id)),
+        lambda row: CaseTask(row, tables.of(row.case_id)),
         replace(scorer, dry_run=True),
         workforce,
     ):

@@ -131,7 +131,7 @@ class RunLog:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(
-                    f"{self._folder}: expected nobody else here, found a run at work in it"
+                    f"{self._folder}: expected no other run here, found one that still works"
                 ) from error
 
     def _differing(self, identity: Mapping[str, Any]) -> list[str]:

@@ -3,14 +3,14 @@
 import time
 from typing import TextIO
 
-from model.cohort import Counts, Progress
+from model.cohort import Counts, CountsProgress
+from model.progress import bar
 
 LINE_SECONDS = 60.0
-BAR_WIDTH = 30
 CLEAR_LINE = "\x1b[K"
 
 
-def progress_on(stream: TextIO) -> Progress:
+def progress_on(stream: TextIO) -> CountsProgress:
     """Return a progress function: one bar on a terminal, elsewhere a line now and then."""
     started = last = time.monotonic()
     is_terminal = stream.isatty()
@@ -19,8 +19,8 @@ def progress_on(stream: TextIO) -> Progress:
         nonlocal last
         now, is_last = time.monotonic(), counts.done >= counts.cases
         if is_terminal:
-            filled = "#" * (BAR_WIDTH * counts.done // counts.cases)
-            stream.write(f"\r[{filled:<{BAR_WIDTH}}] {describe(counts, now - started)}{CLEAR_LINE}")
+            described = describe(counts, now - started)
+            stream.write(f"\r{bar(counts.done, counts.cases)} {described}{CLEAR_LINE}")
             stream.write("\n" if is_last else "")
         elif is_last or now - last >= LINE_SECONDS:
             stream.write(describe(counts, now - started) + "\n")

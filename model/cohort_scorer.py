@@ -26,7 +26,7 @@ Printable = Annotated[str, AfterValidator(printable)]
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseTask:
     """A case's row of the manifest, and of the wide tables what they have of it."""
 
     row: Row
@@ -73,7 +73,7 @@ class Scorer:
         weights_dirs: Folders that may hold the encoder's weights, in order.
         interface: Of the bundle's task.
         embeddings: Folder of bags to take, and to leave new ones in; None keeps no bags.
-        explain: Folder that gets a folder a case, with why it got its risk; None explains nothing.
+        explain: Gets one folder per case, with why it got its risk; None explains nothing.
         device: Where encoder and fusion run.
         threads: Of torch.
         dry_run: Check each case instead, without encoding it.
@@ -100,7 +100,7 @@ class Scorer:
             return str(error)
         return None
 
-    def do(self, task: Task) -> Result:
+    def do(self, task: CaseTask) -> Result:
         """Score a case; one that cannot be scored has its error in the result."""
         started = time.monotonic()
         case_id = task.row.case_id

@@ -1,4 +1,4 @@
-"""predictions.parquet and predictions.csv: a row a case of the manifest, in its order."""
+"""predictions.parquet and predictions.csv: one row per case of the manifest, in its order."""
 
 import csv
 import io

@@ -109,7 +109,7 @@ def explain_case(
         bag: Its patches, as they were when it was scored.
         directory: Gets the folder `case_id`; `explanation.json` is written last.
         bundle_sha256: Of the predictor's bundle.
-        warn: Takes what could not be explained, a line each.
+        warn: Takes what could not be explained, one line each.
 
     Raises:
         CaseError: The case lacks what the bundle needs.

@@ -167,7 +167,7 @@ def _read(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor | None, _St
         embeddings = embeddings[0]  # as some programs keep a batch of one slide
     if embeddings.ndim != 2 or not len(embeddings):
         shape = tuple(embeddings.shape)
-        raise CaseError(where, expected="an embedding a patch", found=f"shape {shape}")
+        raise CaseError(where, expected="one embedding per patch", found=f"shape {shape}")
     if not embeddings.isfinite().all():
         raise CaseError(where, expected="finite embeddings", found="NaN or infinity")
     if coords is not None and coords.shape != (len(embeddings), 2):

@@ -35,6 +35,7 @@ class JpegLevel:
     """The tiles of one level, in rows; threads may share it.
 
     Attributes:
+        file: Descriptor of the open file, which `JpegTiles` closes.
         width_px: Width of the level.
         height_px: Height of the level.
         tile_width_px: Width of a tile; those at the right edge reach beyond the level.

@@ -1,7 +1,7 @@
 """A cohort's cases: which files each consists of. No outcome is read here.
 
-A manifest is a table with a row a case; a folder in the layout of the CHIMERA download is one too,
-and so is a folder of Grand Challenge jobs.
+A manifest is a table with one row per case; a folder in the layout of the CHIMERA download is one
+too, and so is a folder of Grand Challenge jobs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -141,8 +141,8 @@ def read_tables(
     Args:
         rows: Of the manifest; only those that name no JSON file of the kind are looked up.
         interface: Says which columns are labels, or no genes; these are left out.
-        rna: A row a case, a column a gene: CSV, Parquet or AnnData.
-        clinical: A row a case, a column a field: CSV or Parquet.
+        rna: One row per case, one column per gene: CSV, Parquet or AnnData.
+        clinical: One row per case, one column per field: CSV or Parquet.
         genes: To keep of `rna`; all when None.
         warn: Told of cases without a row, and of columns that are no genes.
 

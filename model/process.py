@@ -1,4 +1,4 @@
-"""Settings of the process, as the image makes them in its environment, for runs elsewhere."""
+"""Settings of the process: what the image has in its environment, for runs elsewhere, too."""
 
 import ctypes
 import os

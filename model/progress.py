@@ -21,12 +21,16 @@ def progress_printer(what: str) -> Progress:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    def bar(done: int, total: int) -> None:
-        filled = "#" * (BAR_WIDTH * done // max(total, 1))
+    def show(done: int, total: int) -> None:
         end = "\n" if done >= total else ""
-        write(f"\r[{filled:<{BAR_WIDTH}}] {done:,}/{total:,} {what}{end}")
+        write(f"\r{bar(done, total)} {done:,}/{total:,} {what}{end}")
 
-    return bar if sys.stdout.isatty() else progress_lines(what, lambda text: write(f"{text}\n"))
+    return show if sys.stdout.isatty() else progress_lines(what, lambda text: write(f"{text}\n"))
+
+
+def bar(done: int, total: int) -> str:
+    """Draw how much is done."""
+    return f"[{'#' * (BAR_WIDTH * done // max(total, 1)):<{BAR_WIDTH}}]"
 
 
 def progress_lines(what: str, say: Say) -> Progress:

@@ -1,4 +1,4 @@
-"""Records of many cases in one file: a row a case, a column a gene or a clinical field."""
+"""Records of many cases in one file: one row per case, one column per gene or clinical field."""
 
 import math
 from collections import Counter
@@ -122,7 +122,7 @@ def _columns(path: Path, lines: Iterator[Cells]) -> tuple[dict[str, int], int]:
     own = next((place for place, name in enumerate(header) if name.lower() == "case_id"), None)
     if own is None:
         raise ConfigError(
-            f"{path}: expected a row a case, with its id in a column case_id, found columns "
+            f"{path}: expected one row per case, with its id in a column case_id, found columns "
             f"{some(header)}"
         )
     return {name: place for place, name in enumerate(header) if place != own}, own

@@ -1,4 +1,4 @@
-"""Tables as hospitals have them, CSV or Parquet: a header, then a row a case.
+"""Tables as hospitals have them, CSV or Parquet: a header, then one row per case.
 
 Cells stay text, so that an id of 007 is not 7.
 """

@@ -48,7 +48,7 @@ def serve(score: Score, *, port: int) -> None:
         port: On all of the machine's addresses.
 
     Raises:
-        ConfigError: The port is none, or cannot be had.
+        ConfigError: The port is out of range or in use.
     """
     if not 0 <= port <= MOST_PORT:
         raise ConfigError(f"port: expected 0 to {MOST_PORT}, found {port}")

@@ -1,4 +1,4 @@
-"""Slides: levels, regions."""
+"""Slides: levels, regions, squares averaged to a wanted mpp, thumbnails."""
 
 from collections.abc import Iterator
 from pathlib import Path

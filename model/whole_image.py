@@ -23,7 +23,7 @@ def untiled_size(path: Path) -> tuple[int, ...] | None:
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # a name that is no UTF-8 ends the process in SimpleITK
+    except UnicodeEncodeError:  # a name that is not valid UTF-8 ends the process in SimpleITK
         return None
     reader.SetFileName(str(path))
     try:

@@ -16,7 +16,7 @@ from jobs import record_contents
 from small_bundles import PANEL, build_bundle
 
 from model.cohort import Cohort, Counts, score_cohort
-from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_workers import Workforce
 from model.errors import Warn
 
@@ -63,7 +63,7 @@ class DeadlyScorer(Scorer):
     once: tuple[str, ...] = ()
     marks: Path = Path()
 
-    def do(self, task: Task) -> Result:
+    def do(self, task: CaseTask) -> Result:
         case_id = task.row.case_id
         mark = self.marks / f"{case_id}.mark"
         if case_id in self.deadly and not mark.exists():
@@ -80,7 +80,7 @@ class PlacedScorer(Scorer):
     marks: Path = Path()
     seconds: float = 0.2
 
-    def do(self, task: Task) -> Result:
+    def do(self, task: CaseTask) -> Result:
         import ray
 
         node = ray.get_runtime_context().get_node_id()

@@ -73,7 +73,9 @@ def deal(n, k, seed=0):
 
 
 def make_run(folder, cases, *, unit="months"):
-    config = TrainConfig(output=folder, cohort=CohortConfig(root=folder), folds=FoldsConfig(count=5))
+    config = TrainConfig(
+        output=folder, cohort=CohortConfig(root=folder), folds=FoldsConfig(count=5)
+    )
     bags = Bags(folder / "bags", ENCODERS["efficientnet_lite0"], PatchSpec())
     return Run(config, make_interface(unit), cases, bags, warn=_ignore, say=_ignore)
 

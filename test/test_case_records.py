@@ -104,7 +104,7 @@ BROKEN = {
     "inputs.json is an object": (
         "inputs.json",
         b"{}",
-        "a JSON list with an item a socket, found a dict",
+        "a JSON list with one item per socket, found a dict",
     ),
     "an item is a string": ("inputs.json", b'["x"]', "items with a socket and its slug, found x"),
     "an item has no socket": ("inputs.json", b"[{}]", "items with a socket and its slug, found {}"),

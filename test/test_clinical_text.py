@@ -9,7 +9,7 @@ from job_files import CHIMERA, no_warning
 
 from model.case import Record
 from model.clinical import ClinicalSpec
-from model.clinical_text import STEPS, ClinicalText, FloatArray
+from model.clinical_text import STEPS, ClinicalText, Float32Array
 from model.interface import ClinicalSchema, Sentences
 
 SCHEMA = ClinicalSchema(
@@ -29,13 +29,13 @@ def record(values: Mapping[str, object]) -> Record:
     return Record(dict(values), Path("clinical.json"))
 
 
-def letters(sentences: Sequence[str]) -> FloatArray:
+def letters(sentences: Sequence[str]) -> Float32Array:
     """Return a vector for each sentence that no other one has."""
     text = [sentence.ljust(60)[:60] for sentence in sentences]
     return np.array([[ord(letter) for letter in line] for line in text], dtype=np.float32)
 
 
-def read(vectors: FloatArray) -> list[str]:
+def read(vectors: Float32Array) -> list[str]:
     return ["".join(map(chr, row.astype(int).tolist())).rstrip() for row in vectors]
 
 

@@ -236,7 +236,7 @@ def test_results_without_their_run_are_refused(cohort: Cohort, bundle: Path) -> 
 def test_two_runs_never_share_a_folder(cohort: Cohort, bundle: Path) -> None:
     with RunLog(cohort.output) as log:
         log.claim({}, overwrite=False)
-        message = f"{cohort.output}: expected nobody else here, found a run at work in it"
+        message = f"{cohort.output}: expected no other run here, found one that still works"
         with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
             score(cohort, scorer(bundle))
 

@@ -16,7 +16,7 @@ import inference
 from model import __version__
 from model.bundle import Bundle
 from model.cohort import Cohort, Counts
-from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_workers import Workforce
 from model.errors import ConfigError
 from model.manifest import Tables, build_case, list_table
@@ -151,7 +151,7 @@ def test_a_case_that_fails_is_a_row_with_its_reason(
 
 
 class Buggy(Scorer):
-    def do(self, task: Task) -> Result:
+    def do(self, task: CaseTask) -> Result:
         if task.row.case_id == "C003":
             raise ZeroDivisionError("a bug\nin two lines")
         return super().do(task)

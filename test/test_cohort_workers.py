@@ -22,7 +22,7 @@ from cohorts import (
 
 from model.cohort import Cohort
 from model.cohort_local import local_workers
-from model.cohort_scorer import Result, Scorer, Task
+from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_workers import Workforce
 from model.errors import ConfigError
 
@@ -78,7 +78,7 @@ def test_the_case_of_a_worker_that_dies_is_tried_once_more(
         deaths = (MemoryError,)
 
     class Deadly(Scorer):
-        def do(self, task: Task) -> Result:
+        def do(self, task: CaseTask) -> Result:
             tried.append(task.row.case_id)
             fatal = {"C002": 1, "C005": 2}
             if tried.count(task.row.case_id) <= fatal.get(task.row.case_id, 0):

@@ -65,4 +65,4 @@ def test_a_bundle_is_calibrated_so(tmp_path: Path, repeats: int) -> None:
     mapping = build_bundle(run, results, {}).mapping
     ratio = spread_ratio(results, 60, len(results))
     assert mapping.spread == pytest.approx((ratio or 1) * out_of_fold_risk(results, 60).std())
-    assert ["lean to the middle" in line for line in said] == ([] if ratio else [True])
+    assert ["lean towards the middle" in line for line in said] == ([] if ratio else [True])

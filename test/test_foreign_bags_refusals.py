@@ -94,8 +94,8 @@ def test_damaged_files_are_one_line_of_the_case(tmp_path: Path) -> None:
     nan = np.where(np.eye(5, WIDTH) > 0, np.nan, good)
     for features, coords, found in (
         (good, coords_of(4), "expected coordinates of 5 patches, found shape (4, 2)"),
-        (good[:0], coords_of(0), "expected an embedding a patch, found shape (0, 6)"),
-        (good[0], coords_of(), "expected an embedding a patch, found shape (6,)"),
+        (good[:0], coords_of(0), "expected one embedding per patch, found shape (0, 6)"),
+        (good[0], coords_of(), "expected one embedding per patch, found shape (6,)"),
         (nan, coords_of(), "expected finite embeddings, found NaN or infinity"),
         (None, coords_of(), "expected a readable bag, found KeyError ('features')"),
     ):

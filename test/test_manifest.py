@@ -284,7 +284,10 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gene,A,B\nTP53,1,2\n", "expected a row a case, with its id in a column case_id, found"),
+        (
+            "gene,A,B\nTP53,1,2\n",
+            "expected one row per case, with its id in a column case_id, found",
+        ),
         ("case_id,G\nX,1\nY,2\n", "expected rows of the manifest's cases (A), found X, Y"),
         ("case_id,G\nA,1\nA,2\n", "expected each case once, found more of A"),
         ("case_id,G,G\nA,1,2\n", "expected each column once, found more of G"),

@@ -14,7 +14,7 @@ from job_files import CHIMERA, no_warning
 from toy_fusions import TOY_SETTINGS
 
 from model.case import Case, Record
-from model.clinical_text import FloatArray
+from model.clinical_text import Float32Array
 from model.encoder import ENCODERS
 from model.errors import BundleError, ConfigError
 from model.member import load_member
@@ -37,7 +37,7 @@ def load(**config: Any) -> text_encoder.TextEncoder:
     return encoder
 
 
-def lengths(sentences: Sequence[str]) -> FloatArray:
+def lengths(sentences: Sequence[str]) -> Float32Array:
     """Return how long each sentence and its first word are."""
     rows = [[len(sentence), len(sentence.split()[0]), 1.0] for sentence in sentences]
     return np.array(rows, dtype=np.float32)
@@ -46,7 +46,7 @@ def lengths(sentences: Sequence[str]) -> FloatArray:
 def test_a_sentence_is_encoded_once() -> None:
     asked: list[list[str]] = []
 
-    def encode(sentences: Sequence[str]) -> FloatArray:
+    def encode(sentences: Sequence[str]) -> Float32Array:
         asked.append(list(sentences))
         return lengths(sentences)
 

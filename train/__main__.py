@@ -1,4 +1,4 @@
-"""`python -m train`: simulate a cohort, embed its slides, fit a bundle, evaluate one."""
+"""`python -m train COMMAND`: make bundles, and see what they are worth."""
 
 import argparse
 import sys

@@ -78,7 +78,7 @@ class RidgeCox:
         return lambda others: columns(others) @ beta
 
     def _path(self, x: FloatArray, cases: Cases) -> FloatArray:
-        """Return the coefficients (p, K), a column a spread."""
+        """Return the coefficients (p, K), one column per spread."""
         scale = x.std(axis=0)
         scale[scale == 0] = 1.0
         # With x = U S Vᵀ and β = Vθ the penalty is that of θ: n columns do for any number of genes.
@@ -118,7 +118,7 @@ class Coxnet:
         return lambda others: np.asarray(columns(others) @ whole.coef_[:, best])
 
     def _along(self, x: FloatArray, cases: Cases, *, alphas: FloatArray) -> FloatArray:
-        """Return the coefficients (p, K), a column a strength."""
+        """Return the coefficients (p, K), one column per strength."""
         found = self._path(x, cases, alphas).coef_
         # A path ends where six strengths bring it nothing; its last column stands for the rest.
         return np.pad(found, ((0, 0), (0, len(alphas) - found.shape[1])), mode="edge")

@@ -12,7 +12,7 @@ from train.simulate_inputs import BLOCK, SIDE
 
 
 def oracle_section(config: OracleConfig, results: Sequence[OracleResult]) -> str:
-    """Return the part of the page: a row a model, a column a size, and what they allow to say."""
+    """Return the part of the page: a table of models by sizes, and what it allows to say."""
     shares = Shares.of(results)
     sizes = sorted({result.cases for result in results})
     heads = ["model", "sees", *(f"n = {n:,} ({_events(results, n)} events)" for n in sizes)]

@@ -26,7 +26,7 @@ CONCATENATION = "concat"
 class ModelRisks:
     """A model's out-of-fold risks (seeds, n), z-scored by each fold's training risks.
 
-    `chosen` is what a deep model's inner folds chose, one a fit.
+    `chosen` is what a deep model's inner folds chose, one per fit.
     """
 
     label: str

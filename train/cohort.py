@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.case import Case, read_json
+from model.case import Case, Record, read_json
 from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
@@ -35,8 +35,8 @@ class LabelledCase:
     Attributes:
         event: True = the event was observed.
         time: To the event or the end of follow-up, in the task's unit.
-        centre: Cases of one centre share it, as do those of none, which is empty; a stratum of
-            the folds.
+        centre: Cases of one centre share it, as do those of none, which is empty; folds are
+            balanced by it.
         patient: Cases of one patient share it; None where the case id tells the patient.
         stratum: Of the Cox loss, which compares cases of one stratum alone.
     """
@@ -57,6 +57,16 @@ class LabelledCase:
     def patient_id(self) -> str:
         """Whose case it is; `3B_417_` and `3B_417` are one patient."""
         return self.patient or self.case_id.rstrip("_")
+
+
+def clinical_records(cases: Sequence[LabelledCase]) -> list[Record]:
+    """Return the clinical records of those cases that have one."""
+    return [case.case.clinical for case in cases if case.case.clinical is not None]
+
+
+def rna_records(cases: Sequence[LabelledCase]) -> list[Record]:
+    """Return the RNA of those cases that have it."""
+    return [case.case.rna for case in cases if case.case.rna is not None]
 
 
 def refuse(error: CaseError) -> None:

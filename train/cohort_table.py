@@ -9,11 +9,11 @@ from lifelines import KaplanMeierFitter
 from model.clinical import ClinicalSpec
 from model.errors import ConfigError
 from model.interface import MONTHS_PER, ClinicalSchema, Unit
-from train.cohort import LabelledCase, outcomes
+from train.cohort import LabelledCase, clinical_records, outcomes
 from train.estimate import Outcome
 from train.forecast import observed_survival
 
-SURVIVAL_MONTHS = (12, 36, 60)
+KAPLAN_MEIER_MONTHS = (12, 36, 60)
 MOST_CENTRES = 6  # more columns do not fit; the whole cohort is shown alone
 
 HasSlide = Callable[[LabelledCase], bool]
@@ -68,7 +68,7 @@ def _describe(
 ) -> CohortColumn:
     outcome = outcomes(cases)
     genes = [len(case.case.rna.values) for case in cases if case.case.rna is not None]
-    times = {months: months / MONTHS_PER[unit] for months in SURVIVAL_MONTHS}
+    times = {months: months / MONTHS_PER[unit] for months in KAPLAN_MEIER_MONTHS}
     return CohortColumn(
         name=name,
         n=len(cases),
@@ -101,7 +101,7 @@ def _median_follow_up(outcome: Outcome) -> float | None:
 
 def _missing(cases: Sequence[LabelledCase], schema: ClinicalSchema) -> dict[str, int]:
     """Count the records without a value that a model could use, by the schema's columns."""
-    records = [case.case.clinical for case in cases if case.case.clinical is not None]
+    records = clinical_records(cases)
     missing = dict.fromkeys((*schema.numbers, *schema.categories), len(records))
     try:
         spec = ClinicalSpec.fit(records, schema)

@@ -13,7 +13,6 @@ from model import __version__
 from model.bundle import Bundle
 from model.cohort_bags import load_predictor
 from model.errors import ConfigError, TriSurvError, Warn
-from model.fusion import read_settings
 from model.fusion.survq import Survq
 from model.interface import Interface, read_interface
 from model.process import SOME_FAILED
@@ -22,7 +21,14 @@ from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
 from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
-from train.config import CohortConfig, EncoderConfig, TrainConfig, read_config, validate
+from train.config import (
+    INTERFACES,
+    CohortConfig,
+    EncoderConfig,
+    TrainConfig,
+    read_config,
+    validate,
+)
 from train.crossval import (
     FloatArray,
     FoldResult,
@@ -49,8 +55,6 @@ from train.scores import (
 from train.simulate import SimulateConfig, simulate_cohort
 from train.strata import check_risk_sets
 from train.views import MeanEmbedding
-
-INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 
 
 def _read_run(
@@ -136,14 +140,14 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) ->
     check_optional(cases, config, warn=warn)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
-    if "rna" in read_settings(config.fusion.name, config.fusion.settings).modalities:
+    if "rna" in config.fusion.read().modalities:
         check_genes(config.rna, cases, warn=warn)
     make_folder(config.output)
 
 
 def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
     """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
-    settings = read_settings(run.config.fusion.name, run.config.fusion.settings)
+    settings = run.config.fusion.read()
     baselines = build_baselines(
         settings.modalities, run.interface.clinical, run.config.rna, MeanEmbedding(run.bags)
     )

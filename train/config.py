@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.errors import ConfigError, first_problem
-from model.fusion import read_settings
+from model.fusion import FusionConfig, read_settings
 from model.patches import PatchSpec
 from model.rna import Scale
 from model.rows import SUFFIXES
 from model.survival import MappingKind
+
+INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 
 Model = TypeVar("Model", bound=BaseModel)
 FitPrecision = Literal["float32", "bfloat16"]
@@ -30,8 +32,8 @@ class CohortConfig(_Part):
 
     Attributes:
         root: A folder in the CHIMERA download's layout, or a manifest (CSV, Parquet).
-        rna_table: Expression of a manifest's cases, where they have no file each: a column a gene.
-        clinical_table: Likewise their clinical records: a column a field.
+        rna_table: Expression of a manifest's cases, where they have no file each.
+        clinical_table: Likewise their clinical records.
         time_unit: Of the times; the interface's own when None.
         bags: Where embeddings are kept; beside the data when None.
         foreign_bags: Embeddings by another program, taken in place of the slides.
@@ -77,7 +79,7 @@ class EncoderConfig(_Part):
 class EmbedConfig(_Part):
     """Who makes the bags: so many processes of this machine, or a Ray cluster at an address.
 
-    One process means this one; None, one a GPU or per few cores.
+    One process means this one; None, one per GPU or per few cores.
     """
 
     workers: int | None = Field(default=1, gt=0)
@@ -123,10 +125,14 @@ class FusionChoice(_Part):
     @model_validator(mode="after")
     def _known(self) -> "FusionChoice":
         try:
-            read_settings(self.name, self.settings)
+            self.read()
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def read(self) -> FusionConfig:
+        """Return the settings as the fusion has them, with its defaults."""
+        return read_settings(self.name, self.settings)
 
 
 class FitConfig(_Part):

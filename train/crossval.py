@@ -20,7 +20,7 @@ from model.member import Member, MemberManifest, load_member
 from model.progress import Say
 from train import ranks
 from train.calibrate import fit_mapping
-from train.cohort import LabelledCase, outcomes
+from train.cohort import LabelledCase, clinical_records, outcomes
 from train.config import FitConfig, TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
 from train.folds import hold_out, outer_folds, stratified_folds
@@ -154,8 +154,8 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
     ratio = spread_ratio(results, len(run.cases), len(members))
     if ratio is None:
         run.warn(
-            "calibration: a single repeat does not tell how alike the members are; predicted times "
-            "lean to the middle (folds.repeats = 2 or more tells)"
+            "calibration: one repeat cannot show how much the members agree, so that predicted "
+            "times lean towards the middle; set folds.repeats to 2 or more"
         )
     mapping = fit_mapping(
         run.config.mapping,
@@ -189,7 +189,7 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
 
 
 def _clinical_range(run: Run) -> ClinicalRange:
-    records = [case.case.clinical for case in run.cases if case.case.clinical is not None]
+    records = clinical_records(run.cases)
     return ClinicalRange.fit(records, run.interface.clinical)
 
 

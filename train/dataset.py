@@ -13,14 +13,14 @@ from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
 from model.errors import ConfigError, Warn, about_case
-from model.fusion import FUSIONS, build_fusion, read_settings
+from model.fusion import FUSIONS, build_fusion
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.member import Member
 from model.messages import some
 from model.patches import PatchSpec
 from model.rna import RnaSpec
-from train.cohort import LabelledCase, outcomes
+from train.cohort import LabelledCase, clinical_records, outcomes, rna_records
 from train.config import RnaConfig, TrainConfig
 from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets, read_panel
 from train.text_encoder import load_text_encoder
@@ -59,8 +59,11 @@ class Fold:
     """Labelled cases as one member sees them.
 
     Attributes:
+        case_ids: Of the cases, in their order.
         inputs: Each case's RNA and clinical tensors, and its bag where `bags` is None.
         bags: Where a bag is read from when it is needed.
+        dims: Widths of the member's inputs.
+        optional: Modalities that may be absent, and that training drops at random.
         event: (n,) bool.
         time: (n,) float64.
         strata: (n,) int64, the stratum of the Cox loss of each case.
@@ -132,13 +135,13 @@ def start_member(
         ConfigError: The cases lack a modality that the fusion uses, or genes of the gene sets, or
             the text encoder that the fusion's clinical sentences need is absent.
     """
-    settings = read_settings(config.fusion.name, config.fusion.settings)
+    settings = config.fusion.read()
     rna = clinical = text = None
     gene_sets: dict[str, tuple[int, ...]] = {}
     if "rna" in settings.modalities:
         rna, gene_sets = _fit_rna(cases, config.rna)
     if "clinical" in settings.modalities:
-        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        records = clinical_records(cases)
         clinical = ClinicalSpec.fit(records, schema)
         if FUSIONS[config.fusion.name].READS_TEXT:
             encode = load_text_encoder(config.clinical_text)
@@ -167,7 +170,7 @@ def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn)
     _, panel = read_genes(config)
     if config.panel is None or panel is None:
         return
-    records = [case.case.rna for case in cases if case.case.rna is not None]
+    records = rna_records(cases)
     known: set[str] = set().union(*(record.values.keys() for record in records))
     unknown = [gene for gene in panel if gene not in known]
     if len(unknown) == len(panel):
@@ -200,7 +203,7 @@ def _fit_rna(
     """Fit the RNA's preprocessing; return with it where the gene sets' genes are in its order."""
     sets, panel = read_genes(config)
     rna = RnaSpec.fit(
-        [case.case.rna for case in cases if case.case.rna is not None],
+        rna_records(cases),
         scale=config.scale,
         panel=panel,
         top_variance=config.top_variance,

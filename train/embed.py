@@ -16,7 +16,6 @@ from model.devices import open_device
 from model.encoder import Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.foreign_bags import ForeignBags
-from model.fusion import read_settings
 from model.messages import some
 from model.patches import PatchSpec
 from model.progress import Progress
@@ -36,7 +35,7 @@ def make_bags(
     """
     directory = config.cohort.bag_dir
     spec = config.encoder.spec()
-    if "slide" not in read_settings(config.fusion.name, config.fusion.settings).modalities:
+    if "slide" not in config.fusion.read().modalities:
         return Bags(directory, spec, config.patches)
     maker: BagMaker
     mine = ranks.share([labelled.case for labelled in cases])

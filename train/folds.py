@@ -44,7 +44,7 @@ def stratified_folds(
 ) -> list[IntArray]:
     """Cut a cohort into disjoint test folds, balanced by event and centre.
 
-    Patients of a stratum are dealt out in random order, each stratum starting where the last one
+    Patients of one kind are dealt out in random order, each kind starting where the last one
     stopped, so that folds differ by at most one patient.
 
     Returns:
@@ -56,11 +56,11 @@ def stratified_folds(
     patients: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         patients.setdefault(case.patient_id, []).append(index)
-    strata: dict[tuple[bool, str], list[list[int]]] = {}
+    kinds: dict[tuple[bool, str], list[list[int]]] = {}
     for indices in patients.values():
-        stratum = (any(cases[i].event for i in indices), cases[indices[0]].centre)
-        strata.setdefault(stratum, []).append(indices)
-    events = sum(len(members) for (event, _), members in strata.items() if event)
+        kind = (any(cases[i].event for i in indices), cases[indices[0]].centre)
+        kinds.setdefault(kind, []).append(indices)
+    events = sum(len(members) for (event, _), members in kinds.items() if event)
     if events < count:
         raise ConfigError(
             f"{count} folds: expected at least {count} patients with events, found {events}"
@@ -68,8 +68,8 @@ def stratified_folds(
     rng = np.random.default_rng(seed)
     order: list[list[int]] = []
     # Events first: dealt out in one go they differ by at most one between folds.
-    for stratum in sorted(strata, key=lambda stratum: (not stratum[0], stratum[1])):
-        members = strata[stratum]
+    for kind in sorted(kinds, key=lambda kind: (not kind[0], kind[1])):
+        members = kinds[kind]
         order += [members[i] for i in rng.permutation(len(members))]
     return [
         _sorted(index for indices in order[fold::count] for index in indices)

@@ -1,7 +1,7 @@
 """Gene sets: which genes act together, and panels: which are used, from the user's own files.
 
 GMT is MSigDB's format: a line a set, with its name, a remark and the symbols, tabs between them.
-CSV is that of the survival papers' repositories: a column a set, its name on top, the symbols
+CSV is that of the survival papers' repositories: one column per set, its name on top, the symbols
 below. Either may be compressed (.gz).
 """
 

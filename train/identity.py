@@ -13,7 +13,6 @@ from model.bags import bag_path, identify
 from model.case import Record
 from model.errors import ConfigError
 from model.files import write_whole
-from model.fusion import read_settings
 from model.weights import sha256_of
 from train.cohort import LabelledCase
 from train.config import TrainConfig
@@ -52,7 +51,7 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     Files count by their content, so that a copied cohort is the same one. Tables and records are
     read whole, bags by samples alone, as `identify` does slides.
     """
-    uses_slides = "slide" in read_settings(config.fusion.name, config.fusion.settings).modalities
+    uses_slides = "slide" in config.fusion.read().modalities
     bags = [bag_path(config.cohort.bag_dir, case.case_id) for case in cases]
     return {
         # Who made the bags is no matter of the run: a killed one may go on with other workers.

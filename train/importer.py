@@ -21,6 +21,7 @@ from model.patches import PatchSpec
 from model.rna import RnaSpec
 from model.survival import TimeMapping
 from model.weights import sha256_of
+from train.config import INTERFACES
 from train.importer_files import (
     CHECKPOINT,
     CLINICAL,
@@ -34,7 +35,6 @@ from train.importer_files import (
 from train.importer_models import Variant, convert, find_variant
 
 INTERFACE = "chimera_task3"
-PRESETS = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 NOTICE = "Research use only: an imported checkpoint, whose accuracy was not measured here."
 
 # Its patches are 224 px of the pyramid's level 1, about 1 µm in this challenge's slides. It keeps
@@ -141,7 +141,7 @@ def _differences(variant: Variant, mapping: TimeMapping) -> list[str]:
 def _manifest(
     variant: Variant, member: Member, mapping: TimeMapping, provenance: dict[str, JsonValue]
 ) -> Manifest:
-    interface = read_interface(INTERFACE, [PRESETS])
+    interface = read_interface(INTERFACE, [INTERFACES])
     return Manifest(
         notice=NOTICE,
         task=Task(

@@ -7,7 +7,7 @@ import torch
 
 from model.batch import Dims
 from model.encoder import ENCODERS
-from model.fusion import FUSIONS, build_fusion, read_settings
+from model.fusion import FUSIONS, build_fusion
 from train.config import CohortConfig, FitConfig, FusionChoice, TrainConfig, read_config
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -64,7 +64,7 @@ def read_model_config(name: str) -> TrainConfig:
 
 def _describe(name: str) -> str:
     config = read_model_config(name)
-    settings = read_settings(name, config.fusion.settings)
+    settings = config.fusion.read()
     modalities = ", ".join(settings.modalities)
     if settings.optional:
         modalities += f" (may be absent: {', '.join(settings.optional)})"
@@ -104,7 +104,7 @@ def _parameters(config: TrainConfig) -> str:
 
 def _dims(config: TrainConfig) -> Dims:
     """Return the widths at which a config's model is counted."""
-    used = read_settings(config.fusion.name, config.fusion.settings).modalities
+    used = config.fusion.read().modalities
     reads_text = FUSIONS[config.fusion.name].READS_TEXT and "clinical" in used
     file = config.rna.gene_sets
     sets = COLLECTIONS.get(file.name.split(".")[0], PATHWAYS) if file else None

@@ -6,7 +6,6 @@ from model.bags import bag_path, slide_sources
 from model.case import Case
 from model.errors import Warn
 from model.foreign_bags import ForeignBags
-from model.fusion import read_settings
 from model.messages import some
 from train.cohort import LabelledCase, check_outcomes
 from train.config import TrainConfig
@@ -20,7 +19,7 @@ def leave_out_empty(
     Raises:
         ConfigError: Too few are left.
     """
-    modalities = read_settings(config.fusion.name, config.fusion.settings).modalities
+    modalities = config.fusion.read().modalities
     kept = [case for case in cases if any(_has(case.case, name, config) for name in modalities)]
     if len(kept) < len(cases):
         ids = {case.case_id for case in kept}
@@ -41,7 +40,7 @@ def check_optional(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: 
         config: Of the run.
         warn: Told of each.
     """
-    settings = read_settings(config.fusion.name, config.fusion.settings)
+    settings = config.fusion.read()
     if config.fit.modality_dropout > 0 or len(settings.modalities) == 1:
         return
     for name in settings.optional:

@@ -121,7 +121,7 @@ def _tensor(array: FloatArray) -> torch.Tensor:
 
 
 def _inputs(bag: torch.Tensor, rna: torch.Tensor, clinical: torch.Tensor) -> CaseInputs:
-    """Return a case; its sentences are one a clinical column, each along an axis of its own."""
+    """Return a case; it has one sentence per clinical column, each along an axis of its own."""
     coords = torch.tensor(list(product(range(SIDE), repeat=2))) * PATCH_PX
     return CaseInputs(
         bag=bag, coords=coords, rna=rna, clinical=clinical, clinical_tokens=clinical.diag()

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from train.pyramid import Painting, write_mask_pyramid, write_pyramid
 
-FloatArray = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
@@ -44,8 +44,8 @@ class Tissue:
         tumour: (S, S) share of tumour, the part of the tissue that shows the latents.
     """
 
-    cover: FloatArray
-    tumour: FloatArray
+    cover: Float32Array
+    tumour: Float32Array
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def _tissue(width_um: int, rng: np.random.Generator) -> Tissue:
     )
 
 
-def _enlarge(field: npt.NDArray[np.float64], width_um: int) -> FloatArray:
+def _enlarge(field: npt.NDArray[np.float64], width_um: int) -> Float32Array:
     """Interpolate a coarse field to 1 µm a pixel (S, S)."""
     image = Image.fromarray(field.astype(np.float32))
     return np.asarray(image.resize((width_um, width_um), Image.Resampling.BILINEAR))
 
 
-def _nuclei(tissue: Tissue, cellularity: float, rng: np.random.Generator) -> FloatArray:
+def _nuclei(tissue: Tissue, cellularity: float, rng: np.random.Generator) -> Float32Array:
     """Draw nuclei (S, S), 0 to 1: elliptical stamps at random places."""
     width = len(tissue.cover)
     dense = TUMOUR_NUCLEI_PER_MM2 * np.exp(0.40 * cellularity)
@@ -169,8 +169,8 @@ def _nuclei(tissue: Tissue, cellularity: float, rng: np.random.Generator) -> Flo
 
 
 def _stamp(
-    width: int, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], stamps: FloatArray
-) -> FloatArray:
+    width: int, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], stamps: Float32Array
+) -> Float32Array:
     """Add stamps (K, P, P) centred at y, x to an empty field (S, S)."""
     pad = stamps.shape[1]
     side = width + 2 * pad
@@ -183,7 +183,7 @@ def _stamp(
 
 
 @cache
-def _stamps() -> FloatArray:
+def _stamps() -> Float32Array:
     """Return nuclei of each size and direction (R, A, P, P), soft-edged, 0 to 1."""
     y, x = np.mgrid[:STAMP_PX, :STAMP_PX] - STAMP_PX // 2
     stamps = np.empty((len(RADII_UM), len(ANGLES), STAMP_PX, STAMP_PX), dtype=np.float32)
@@ -196,7 +196,7 @@ def _stamps() -> FloatArray:
     return stamps
 
 
-def _lumina(tissue: Tissue, opening: float, rng: np.random.Generator) -> FloatArray:
+def _lumina(tissue: Tissue, opening: float, rng: np.random.Generator) -> Float32Array:
     """Draw the lumina (S, S), 0 to 1: round holes in the tumour."""
     width = len(tissue.cover)
     lumen = np.zeros((width, width), dtype=np.float32)
@@ -216,7 +216,7 @@ def _lumina(tissue: Tissue, opening: float, rng: np.random.Generator) -> FloatAr
 
 
 @cache
-def _texture() -> FloatArray:
+def _texture() -> Float32Array:
     """Return a periodic fibrous texture (1024, 1024), mean 0, sd 1; the same for every case."""
     noise = np.random.default_rng(0).normal(size=(2, 1024, 1024))
     fine = ndimage.gaussian_filter(noise[0], (1.5, 3.5), mode="wrap")
@@ -225,7 +225,7 @@ def _texture() -> FloatArray:
     return np.asarray(texture / texture.std(), dtype=np.float32)
 
 
-def _fibres(width_um: int, rng: np.random.Generator) -> FloatArray:
+def _fibres(width_um: int, rng: np.random.Generator) -> Float32Array:
     """Cut a random piece (S, S) out of the periodic texture, one of its eight turns."""
     texture = np.rot90(_texture(), int(rng.integers(4)))
     if rng.integers(2):

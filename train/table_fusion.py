@@ -12,6 +12,7 @@ from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.fusion import Fusion, build_fusion, read_settings
 from train.baselines import Risks, inner_folds
+from train.cohort import clinical_records
 from train.config import ClinicalTextConfig, FitConfig
 from train.dataset import Fold, tensor_fold
 from train.gene_sets import GeneSets
@@ -122,7 +123,7 @@ class TableEncoder:
         return view if self.components is None else Components(view, self.components)
 
     def _tokens(self, cases: Cases) -> torch.Tensor:
-        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        records = clinical_records(cases)
         encode = load_text_encoder(ClinicalTextConfig())
         text = ClinicalText.fit(records, ClinicalSpec.fit(records, SCHEMA), SCHEMA, encode)
         # A value beyond the training cases' has the nearest one's sentence: no line about it.

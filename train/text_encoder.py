@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from model.clinical_text import FloatArray
+from model.clinical_text import Float32Array
 from model.errors import ConfigError
 from model.weights import read_tensors, sha256_of
 from train.config import ClinicalTextConfig
@@ -27,7 +27,7 @@ CONCH_TOKENS = 127
 class TextEncoder(Protocol):
     """Turns sentences into vectors of one width."""
 
-    def __call__(self, sentences: Sequence[str]) -> FloatArray:
+    def __call__(self, sentences: Sequence[str]) -> Float32Array:
         """Return the vectors (V, E) of V sentences, float32."""
 
 
@@ -36,9 +36,9 @@ class Remembered:
     """An encoder that encodes each sentence once: the folds of a run share nearly all of theirs."""
 
     encode: TextEncoder
-    _kept: dict[str, FloatArray] = field(default_factory=dict)
+    _kept: dict[str, Float32Array] = field(default_factory=dict)
 
-    def __call__(self, sentences: Sequence[str]) -> FloatArray:
+    def __call__(self, sentences: Sequence[str]) -> Float32Array:
         """Return the vectors (V, E) of V sentences, float32."""
         unknown = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._kept]
         if unknown:
@@ -71,7 +71,7 @@ def _load_minilm(weights: Path | None) -> TextEncoder:
     library: Any = import_module("sentence_transformers")
     model = library.SentenceTransformer(str(weights), device="cpu", local_files_only=True)
 
-    def encode(sentences: Sequence[str]) -> FloatArray:
+    def encode(sentences: Sequence[str]) -> Float32Array:
         vectors = model.encode(list(sentences), show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
@@ -103,7 +103,7 @@ def _load_conch(weights: Path | None) -> TextEncoder:
     tokenizer = library.get_tokenizer()
 
     @torch.inference_mode()
-    def encode(sentences: Sequence[str]) -> FloatArray:
+    def encode(sentences: Sequence[str]) -> Float32Array:
         tokens = tokenizer(
             list(sentences), max_length=CONCH_TOKENS, padding="max_length", truncation=True
         )

@@ -16,7 +16,7 @@ from model.clinical import ClinicalSpec
 from model.errors import about_case
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec, Scale
-from train.cohort import LabelledCase
+from train.cohort import LabelledCase, clinical_records, rna_records
 from train.config import RnaConfig
 from train.dataset import Bags, read_genes
 from train.tables import fit_histology, histology_bag
@@ -48,7 +48,7 @@ class Clinical:
 
     def fit(self, cases: Cases) -> Columns:
         """Fit the columns on the training cases that have a record."""
-        records = [case.case.clinical for case in cases if case.case.clinical is not None]
+        records = clinical_records(cases)
         spec = ClinicalSpec.fit(records, self.schema)
         return partial(
             _rows, lambda case: _applied(spec, case.case.clinical), width=len(spec.columns)
@@ -84,7 +84,7 @@ class Genes:
 
     def spec(self, cases: Cases) -> RnaSpec:
         """Return what `fit` fits; its genes are the columns."""
-        records = [case.case.rna for case in cases if case.case.rna is not None]
+        records = rna_records(cases)
         return RnaSpec.fit(
             records,
             scale=self.scale,

@@ -6,7 +6,7 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import GatedAttentionPool, StandIns, mlp
+from model.fusion.layers import GatedAttentionPool, OneStandIn, mlp
 from model.fusion.layers_inputs import SlideConfig
 
 
@@ -34,7 +34,7 @@ class Abmil(Fusion):
         self.pool = GatedAttentionPool(
             dims.embedding, config.width, config.attention_width, config.dropout
         )
-        self.stand_ins = StandIns({"slide": config.width}, config.optional)
+        self.stand_ins = OneStandIn("slide", config.width, config.optional)
         self.head = nn.Sequential(
             *mlp((config.width, *config.head), config.dropout),
             nn.Dropout(config.dropout),
@@ -44,7 +44,7 @@ class Abmil(Fusion):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         pooled, _ = self.pool(batch.bag, batch.mask)
-        logits: torch.Tensor = self.head(self.stand_ins({"slide": pooled}, batch)["slide"])
+        logits: torch.Tensor = self.head(self.stand_ins(pooled, batch))
         return logits
 
     def attention(self, batch: Batch) -> torch.Tensor:

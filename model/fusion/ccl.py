@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, layer_norm, normalize, relu
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import StandIns, check_heads, snn
+from model.fusion.layers import OneStandIn, check_heads, snn
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_prototypes import fit_prototypes, k_means
 from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
@@ -124,7 +124,7 @@ class Ccl(Fusion):
         self.genes = GeneSetTokens(config, dims, width, config.gene_dropout)
         self.merge_patches = Merge(config.clusters)
         self.merge_genes = Merge(len(dims.gene_sets))
-        self.stand_ins = StandIns({"slide": width}, [n for n in config.optional if n == "slide"])
+        self.stand_ins = OneStandIn("slide", width, config.optional)
         self.common = Interaction(width)
         self.synergy = Interaction(width)
         self.of_slide, self.of_genes = (
@@ -184,7 +184,7 @@ class Ccl(Fusion):
     def _vectors(self, batch: Batch, clusters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the slide's vector and the genes' (B, width)."""
         slide = self.merge_patches(self.project(clusters))
-        stood_in: torch.Tensor = self.stand_ins({"slide": slide}, batch)["slide"]
+        stood_in: torch.Tensor = self.stand_ins(slide, batch)
         genes: torch.Tensor = self.merge_genes(self.genes(batch))
         return stood_in, genes
 

@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns
+from model.fusion.layers import OneStandIn
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_prototypes import k_means
 
@@ -51,7 +51,7 @@ class Deepattnmisl(Fusion):
         self.project = nn.Sequential(nn.Linear(dims.embedding, config.width), nn.ReLU())
         self.value = nn.Sequential(nn.Linear(config.width, config.hidden), nn.Tanh())
         self.score = nn.Linear(config.hidden, 1)
-        self.stand_ins = StandIns({"slide": config.width}, config.optional)
+        self.stand_ins = OneStandIn("slide", config.width, config.optional)
         self.head = nn.Sequential(
             nn.Linear(config.width, config.hidden),
             nn.ReLU(),
@@ -62,7 +62,7 @@ class Deepattnmisl(Fusion):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         pooled, _ = self._pool(batch)
-        logits: torch.Tensor = self.head(self.stand_ins({"slide": pooled}, batch)["slide"])
+        logits: torch.Tensor = self.head(self.stand_ins(pooled, batch))
         return logits
 
     def attention(self, batch: Batch) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns, check_heads
+from model.fusion.layers import OneStandIn, check_heads
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import cut_windows, grid_step, slides_in_order
@@ -132,13 +132,13 @@ class Hvtsurv(Fusion):
         self.norm = nn.LayerNorm(width)
         self.value = nn.Sequential(nn.Linear(width, config.attention_width), nn.Tanh())
         self.score = nn.Linear(config.attention_width, 1)
-        self.stand_ins = StandIns({"slide": width}, config.optional)
+        self.stand_ins = OneStandIn("slide", width, config.optional)
         self.head = nn.Linear(width, dims.outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         pooled, _ = self._pool(batch)
-        logits: torch.Tensor = self.head(self.stand_ins({"slide": pooled}, batch)["slide"])
+        logits: torch.Tensor = self.head(self.stand_ins(pooled, batch))
         return logits
 
     def attention(self, batch: Batch) -> torch.Tensor:

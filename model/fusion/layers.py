@@ -120,6 +120,21 @@ class StandIns(nn.ModuleDict):
         }
 
 
+class OneStandIn(nn.ModuleDict):
+    """The stand-in of one modality, where a case may lack it."""
+
+    def __init__(self, name: Modality, width: int, optional: Sequence[Modality]) -> None:
+        super().__init__({name: StandIn(width)} if name in optional else {})
+        self.of = name
+
+    def forward(self, vector: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return vector (B, width), where the modality is absent the stand-in."""
+        if self.of not in self:
+            return vector
+        stood_in: torch.Tensor = self[self.of](vector, batch.present(self.of))
+        return stood_in
+
+
 class BranchesConfig(FusionConfig):
     """Widths of the three branches; the defaults are those of the paper's public repository."""
 

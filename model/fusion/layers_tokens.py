@@ -10,7 +10,7 @@ from torch.nn.functional import elu, embedding_bag
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import StandIns, piece_size, snn
+from model.fusion.layers import OneStandIn, piece_size, snn
 from model.fusion.layers_elements import AlphaDropout
 
 
@@ -141,7 +141,7 @@ class GeneSetTokens(nn.Module):
         if not dims.gene_sets:
             name = type(config).__name__.removesuffix("Config").lower()
             raise ConfigError(f"fusion {name}: expected gene sets ([rna] gene_sets), found none")
-        self.stand_ins = StandIns({"rna": dims.genes}, [n for n in config.optional if n == "rna"])
+        self.stand_ins = OneStandIn("rna", dims.genes, config.optional)
         self.encode = (
             SharedLinear(dims.gene_sets, width)
             if vectors
@@ -150,7 +150,7 @@ class GeneSetTokens(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, P, width)."""
-        tokens: torch.Tensor = self.encode(self.stand_ins({"rna": batch.rna}, batch)["rna"])
+        tokens: torch.Tensor = self.encode(self.stand_ins(batch.rna, batch))
         return tokens
 
 
@@ -193,13 +193,12 @@ class ClinicalVector(nn.Module):
 
     def __init__(self, config: FusionConfig, dims: Dims, width: int, dropout: float) -> None:
         super().__init__()
-        optional = [name for name in config.optional if name == "clinical"]
-        self.stand_ins = StandIns({"clinical": dims.clinical}, optional)
+        self.stand_ins = OneStandIn("clinical", dims.clinical, config.optional)
         self.encode = snn((dims.clinical, width), dropout)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, width)."""
-        record = self.stand_ins({"clinical": batch.clinical}, batch)["clinical"]
+        record = self.stand_ins(batch.clinical, batch)
         vector: torch.Tensor = self.encode(record)
         return vector
 

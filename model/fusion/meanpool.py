@@ -6,7 +6,7 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns, mlp
+from model.fusion.layers import OneStandIn, mlp
 from model.fusion.layers_inputs import SlideConfig
 
 
@@ -31,7 +31,7 @@ class Meanpool(Fusion):
     def __init__(self, config: MeanpoolConfig, dims: Dims) -> None:
         super().__init__(config, dims)
         self.project = mlp((dims.embedding, config.width), dropout=0.0)
-        self.stand_ins = StandIns({"slide": config.width}, config.optional)
+        self.stand_ins = OneStandIn("slide", config.width, config.optional)
         self.head = nn.Sequential(
             *mlp((config.width, config.hidden), dropout=0.0),
             nn.Linear(config.hidden, dims.outputs),
@@ -41,7 +41,7 @@ class Meanpool(Fusion):
         """Return logits (B, T)."""
         patches = self.project(batch.bag)  # (B, N, width)
         pooled = torch.einsum("bn,bnw->bw", self.attention(batch), patches)
-        logits: torch.Tensor = self.head(self.stand_ins({"slide": pooled}, batch)["slide"])
+        logits: torch.Tensor = self.head(self.stand_ins(pooled, batch))
         return logits
 
     def attention(self, batch: Batch) -> torch.Tensor:

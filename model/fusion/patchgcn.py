@@ -6,7 +6,7 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import GatedAttentionPool, StandIns, mlp
+from model.fusion.layers import GatedAttentionPool, OneStandIn, mlp
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import nearest_patches, slides_in_order
@@ -107,13 +107,13 @@ class Patchgcn(Fusion):
         wide = (1 + LAYERS) * width
         self.pool = GatedAttentionPool(wide, wide, config.attention_width, dropout)
         self.slide = nn.Sequential(*mlp((wide, wide), dropout), Dropout(dropout))
-        self.stand_ins = StandIns({"slide": wide}, config.optional)
+        self.stand_ins = OneStandIn("slide", wide, config.optional)
         self.head = nn.Linear(wide, dims.outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         pooled, _ = self.pool(self._in_context(batch), batch.mask)  # (B, 4 · width)
-        slide = self.stand_ins({"slide": self.slide(pooled)}, batch)["slide"]
+        slide = self.stand_ins(self.slide(pooled), batch)
         logits: torch.Tensor = self.head(slide)
         return logits
 

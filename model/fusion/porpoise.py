@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 
 from model.batch import Batch, Dims, Modality
 from model.fusion.base import Fusion, FusionConfig
-from model.fusion.layers import GatedAttentionPool, StandIns, mlp, snn
+from model.fusion.layers import GatedAttentionPool, OneStandIn, mlp, snn
 from model.fusion.layers_inputs import Vectors
 
 
@@ -78,7 +78,7 @@ class Porpoise(Fusion):
             dims.embedding, config.slide_width, config.attention_width, dropout
         )
         self.slide = nn.Sequential(*mlp((config.slide_width, width), dropout), nn.Dropout(dropout))
-        self.stand_ins = StandIns({"slide": width}, [n for n in config.optional if n == "slide"])
+        self.stand_ins = OneStandIn("slide", width, config.optional)
         self.vectors = Vectors(config, dims)
         self.profile = snn((self.vectors.width, width, width), dropout)
         self.slide_gate = Gate(width, config.gated, dropout)
@@ -91,7 +91,7 @@ class Porpoise(Fusion):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         pooled, _ = self.pool(self.bag_dropout(batch.bag), batch.mask)
-        slide = self.stand_ins({"slide": self.slide(pooled)}, batch)["slide"]
+        slide = self.stand_ins(self.slide(pooled), batch)
         profile = self.profile(self.vectors(batch))
         both = torch.cat([slide, profile], dim=1)
         outer = torch.einsum(

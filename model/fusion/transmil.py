@@ -6,7 +6,7 @@ from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import StandIns, check_heads
+from model.fusion.layers import OneStandIn, check_heads
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 
@@ -56,14 +56,14 @@ class Transmil(Fusion):
             nn.Conv2d(width, width, side, padding=side // 2, groups=width) for side in (7, 5, 3)
         )
         self.norm = nn.LayerNorm(width)
-        self.stand_ins = StandIns({"slide": width}, config.optional)
+        self.stand_ins = OneStandIn("slide", width, config.optional)
         self.head = nn.Linear(width, dims.outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         tokens, mask, _ = self._mixed(batch)  # (B, 1 + L, width)
         summary = self.norm(self.second(tokens, mask)[:, 0])  # (B, width)
-        logits: torch.Tensor = self.head(self.stand_ins({"slide": summary}, batch)["slide"])
+        logits: torch.Tensor = self.head(self.stand_ins(summary, batch))
         return logits
 
     def attention(self, batch: Batch) -> torch.Tensor:
