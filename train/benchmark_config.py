@@ -1,4 +1,4 @@
-"""What a benchmark is told: the tables, the models, and what others published on them."""
+"""What a benchmark is told: the tables, and the models that are fitted to them."""
 
 from pathlib import Path
 
@@ -52,16 +52,6 @@ class DeepModel(FusionChoice):
     baseline: bool = False
 
 
-class Published(_Part):
-    """Numbers that others published on a study: value, or value and standard deviation."""
-
-    study: str
-    endpoint: str
-    source: str
-    selection: str
-    values: dict[str, tuple[float, ...]]
-
-
 class BenchmarkConfig(_Part):
     """A benchmark.
 
@@ -91,7 +81,6 @@ class BenchmarkConfig(_Part):
     fit: FitConfig
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]
-    published: tuple[Published, ...] = ()
     oracle: OracleConfig | None = None
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from model.errors import ConfigError
 from model.files import write_whole
 from model.messages import listed
 from train.baselines import INNER_FOLDS, Forest
-from train.benchmark_config import BenchmarkConfig, Published, title
+from train.benchmark_config import BenchmarkConfig, title
 from train.benchmark_figure import draw_forest
 from train.benchmark_oracle import OracleResult
 from train.benchmark_oracle_page import oracle_section, table
@@ -25,6 +26,16 @@ from train.table_fusion import Chosen
 
 ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
 LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers that others published on a study: value, or value and standard deviation."""
+
+    source: str
+    endpoint: str
+    selection: str
+    values: dict[str, tuple[float, ...]]
 
 
 def write_results(
@@ -157,10 +168,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
     ]
     heads = ["model", "C, pooled", "C, folds", "C, single seeds", "lead on the best baseline"]
     heads.append("rates and epochs chosen")
-    published = [
-        *(part for part in config.published if part.study == cohort.study),
-        *read_published(config.data, cohort.study),
-    ]
+    published = read_published(config.data, cohort.study)
     lines = [
         f"## {title(cohort)}",
         f"{len(outcome)} patients, {int(outcome.event.sum())} events, "
@@ -236,7 +244,7 @@ def read_published(data: Path, study: str) -> list[Published]:
         label = f"{row['model']} ({row['modalities']})" if row["modalities"] else row["model"]
         parts[row["source"], row["endpoint"], row["note"]][label] = numbers
     return [
-        Published(study=study, source=source, endpoint=endpoint, selection=note, values=values)
+        Published(source=source, endpoint=endpoint, selection=note, values=values)
         for (source, endpoint, note), values in parts.items()
     ]
 
