@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
 from matplotlib.image import imread
@@ -24,7 +25,7 @@ from train.config import read_toml
 from train.estimate import Outcome
 from train.metrics import harrell_c
 from train.table_fusion import Chosen
-from train.tables import SCHEMA, read_table
+from train.tables import SCHEMA, Source, read_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONFIGS = Path(__file__).resolve().parents[1] / "train" / "configs" / "benchmark"
@@ -197,6 +198,19 @@ def test_the_configs_are_valid(path: Path) -> None:
 def test_published_numbers_need_their_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"published_results\.csv: expected a readable CSV"):
         read_published(tmp_path, "abcd")
+
+
+@pytest.mark.parametrize("source", ["survpath", "mmp"])
+def test_progression_has_its_own_events_and_times(config: Path, source: Source) -> None:
+    data = config.parent / "data"
+    raw = pd.read_csv(data / "tcga/survpath/tcga_abcd_metadata.csv.gz").drop_duplicates("case_id")
+
+    cases = read_table(data, source, "abcd", endpoint="pfi", modalities=("clinical",)).cases
+
+    assert [case.event for case in cases] == (raw["censorship_pfi"] == 0).tolist()
+    assert [case.time for case in cases] == pytest.approx(raw["survival_months_pfi"].tolist())
+    assert (raw["censorship_pfi"] != raw["censorship_dss"]).any()
+    assert (raw["survival_months_pfi"] != raw["survival_months_dss"]).all()
 
 
 # -- the scores ----------------------------------------------------------------------------------
