@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from model.batch import Modality
-from train.benchmark_oracle import OracleConfig
+from train.benchmark_oracle import OracleConfig, check_inner_folds
 from train.config import FitConfig, FusionChoice
 from train.tables import Endpoint, Source
 
@@ -83,8 +83,4 @@ class BenchmarkConfig(_Part):
     models: tuple[DeepModel, ...]
     oracle: OracleConfig | None = None
 
-    @model_validator(mode="after")
-    def _epochs_are_chosen(self) -> "BenchmarkConfig":
-        if self.fit.inner_folds < 2:
-            raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
-        return self
+    _epochs_are_chosen = model_validator(mode="after")(check_inner_folds)
