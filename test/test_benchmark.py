@@ -18,7 +18,7 @@ from model.fusion import NAMES
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
 from train.benchmark_config import BenchmarkConfig, CohortTable
-from train.benchmark_results import read_published
+from train.benchmark_results import read_published, reading, summary
 from train.benchmark_scores import CohortRisks, ModelRisks, Scores, score
 from train.cohort import outcomes
 from train.config import read_toml
@@ -217,11 +217,9 @@ def test_progression_has_its_own_events_and_times(config: Path, source: Source) 
 
 
 def test_a_cell_is_empty_where_a_fusion_cannot_run() -> None:
-    from train.benchmark_results import _summary
-
     scores = made_up(noise=1.0)
     less = replace(scores, lines=scores.lines[:-1])
-    page = _summary([scores, less], (), "x.png")
+    page = summary([scores, less], (), "x.png")
     row = next(line for line in page.splitlines() if line.startswith("| fusion |"))
     assert re.fullmatch(r"\| fusion \| 0\.\d+ \(.+\) \|  \|", row)
     assert "| *best baseline* | *clinical Cox* 0." in page
@@ -279,9 +277,7 @@ def test_lines_hold_c_indices_and_leads() -> None:
     ],
 )
 def test_the_words_follow_the_interval(noise: float, pattern: str) -> None:
-    from train.benchmark_results import _reading
-
-    words = " ".join(_reading(made_up(noise=noise)))
+    words = " ".join(reading(made_up(noise=noise)))
 
     assert re.search(pattern, words), words
     assert re.search(r"Against plain concatenation: fusion [+−]0\.\d+ \[", words), words

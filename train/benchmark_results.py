@@ -48,7 +48,7 @@ def write_results(
     """Score the cohorts, write the page and draw its picture beside it."""
     scores = [score(risks, config.resamples) for risks in results]
     picture = config.results.with_suffix(".png").name
-    parts = [_summary(scores, config.caveats, picture), _how(config, results, command)]
+    parts = [summary(scores, config.caveats, picture), _how(config, results, command)]
     parts += [_section(config, one) for one in scores]
     if config.oracle:
         parts.append(oracle_section(config.oracle, oracle))
@@ -59,7 +59,7 @@ def write_results(
 # -- parts of the page ---------------------------------------------------------------------------
 
 
-def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
+def summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
     """Open the page with a row a fusion; not each can run on every cohort."""
     found = [{line.label: line for line in one.fusions} for one in scores]
     labels = dict.fromkeys(label for lines in found for label in lines)
@@ -175,7 +175,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
         f"{ENDPOINTS[cohort.endpoint]}; folds of "
         f"{'SurvPath' if cohort.source == 'survpath' else 'MMP'}.",
         table(heads, rows),
-        " ".join(_reading(scores)),
+        " ".join(reading(scores)),
         "Published, not computed here; other inputs (most use slides), and often another rule of "
         "selection:",
         "\n".join(_published(part) for part in published) or "- none known",
@@ -183,7 +183,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
     return "\n\n".join(lines)
 
 
-def _reading(scores: Scores) -> list[str]:
+def reading(scores: Scores) -> list[str]:
     """Say what the table of a cohort shows."""
     best = scores.best
     sentences = [f"Best baseline: {best.label}, {_interval(best.pooled)}."]
