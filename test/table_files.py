@@ -20,6 +20,8 @@ def write_tables(root: Path, *, seed: int = 0) -> Path:
     risk = 1.5 * (stage - 2.5) + 2 * genes[:, 0] + 2 * features[:, 0]
     time = np.round(rng.exponential(20 * np.exp(-risk)) + 0.1, 4)
     censored = (rng.random(CASES) < 0.4).astype(int)
+    # Some of those who did not die of it have progressed.
+    not_progressed = np.where(np.arange(CASES) % 4 == 0, 0, censored)
     age = np.where(np.arange(CASES) == 3, np.nan, 60.0 + rng.normal(size=CASES) * 8)
     female = rng.integers(0, 2, CASES)
     fold = np.arange(CASES) % 3
@@ -35,7 +37,7 @@ def write_tables(root: Path, *, seed: int = 0) -> Path:
             "survival_months_dss": time,
             "censorship_dss": censored,
             "survival_months_pfi": time / 2,
-            "censorship_pfi": censored,
+            "censorship_pfi": not_progressed,
         }
     )
     # A second slide of the first patient repeats its row.
@@ -54,6 +56,8 @@ def write_tables(root: Path, *, seed: int = 0) -> Path:
             "case_id": ids,
             "dss_censorship": censored,
             "dss_survival_days": time * 30.4375,
+            "pfi_censorship": not_progressed,
+            "pfi_survival_days": time / 2 * 30.4375,
             "age_at_initial_pathologic_diagnosis": age,
             "sex": np.where(female == 1, "F", "M"),
             "ajcc_pathologic_tumor_stage": [

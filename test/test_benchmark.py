@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
 from matplotlib.image import imread
@@ -17,14 +18,14 @@ from model.fusion import NAMES
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
 from train.benchmark_config import BenchmarkConfig, CohortTable
-from train.benchmark_results import read_published
+from train.benchmark_results import read_published, reading, summary
 from train.benchmark_scores import CohortRisks, ModelRisks, Scores, score
 from train.cohort import outcomes
 from train.config import read_toml
 from train.estimate import Outcome
 from train.metrics import harrell_c
 from train.table_fusion import Chosen
-from train.tables import SCHEMA, read_table
+from train.tables import SCHEMA, Source, read_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONFIGS = Path(__file__).resolve().parents[1] / "train" / "configs" / "benchmark"
@@ -70,14 +71,6 @@ label = "pairwise, 2 components"
 name = "pairwise"
 components = 2
 settings = {{ rna_widths = [4], rank = 2, rna_clinical = 2 }}
-
-[[published]]
-study = "abcd"
-endpoint = "DSS"
-source = "A paper"
-selection = "best epoch on the reported fold"
-[published.values]
-Theirs = [0.712, 0.034]
 """
 
 
@@ -111,8 +104,8 @@ def test_the_page_has_every_model_and_says_how_it_was_run(config: Path, said: li
     for model in ("Kaplan-Meier", "joint Cox", "late fusion", "MLP on RNA", "pairwise *(fusion)*"):
         assert f"\n| {model} | " in page
     assert "MLP on histology" not in page  # this cohort has none
-    assert "- A paper; DSS; best epoch on the reported fold: Theirs 0.712 ± 0.034" in page
-    assert "MCAT (wsi+omics) 0.624 ± 0.038, SNN (omics) 0.540" in page
+    published = "their files; OS; last epoch: MCAT (wsi+omics) 0.624 ± 0.038, SNN (omics) 0.540"
+    assert f"\n- {published}\n" in page
     assert "0.99" not in page  # another study's
     assert said[-1].startswith(f"wrote {config.parent / 'RESULTS.md'}")
 
@@ -207,15 +200,26 @@ def test_published_numbers_need_their_file(tmp_path: Path) -> None:
         read_published(tmp_path, "abcd")
 
 
+@pytest.mark.parametrize("source", ["survpath", "mmp"])
+def test_progression_has_its_own_events_and_times(config: Path, source: Source) -> None:
+    data = config.parent / "data"
+    raw = pd.read_csv(data / "tcga/survpath/tcga_abcd_metadata.csv.gz").drop_duplicates("case_id")
+
+    cases = read_table(data, source, "abcd", endpoint="pfi", modalities=("clinical",)).cases
+
+    assert [case.event for case in cases] == (raw["censorship_pfi"] == 0).tolist()
+    assert [case.time for case in cases] == pytest.approx(raw["survival_months_pfi"].tolist())
+    assert (raw["censorship_pfi"] != raw["censorship_dss"]).any()
+    assert (raw["survival_months_pfi"] != raw["survival_months_dss"]).all()
+
+
 # -- the scores ----------------------------------------------------------------------------------
 
 
 def test_a_cell_is_empty_where_a_fusion_cannot_run() -> None:
-    from train.benchmark_results import _summary
-
     scores = made_up(noise=1.0)
     less = replace(scores, lines=scores.lines[:-1])
-    page = _summary([scores, less], (), "x.png")
+    page = summary([scores, less], (), "x.png")
     row = next(line for line in page.splitlines() if line.startswith("| fusion |"))
     assert re.fullmatch(r"\| fusion \| 0\.\d+ \(.+\) \|  \|", row)
     assert "| *best baseline* | *clinical Cox* 0." in page
@@ -273,9 +277,7 @@ def test_lines_hold_c_indices_and_leads() -> None:
     ],
 )
 def test_the_words_follow_the_interval(noise: float, pattern: str) -> None:
-    from train.benchmark_results import _reading
-
-    words = " ".join(_reading(made_up(noise=noise)))
+    words = " ".join(reading(made_up(noise=noise)))
 
     assert re.search(pattern, words), words
     assert re.search(r"Against plain concatenation: fusion [+−]0\.\d+ \[", words), words

@@ -29,7 +29,6 @@ from train.gene_sets import read_gene_sets
 from train.kept import file_name, keep, read_kept
 from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import SCHEMA, Table, read_histology_groups, read_table
-from train.views import FloatArray
 
 
 def run_benchmark(path: Path, overrides: Sequence[str], say: Say) -> None:
@@ -61,32 +60,14 @@ def run_cohort(config: BenchmarkConfig, cohort: CohortTable, *, say: Say) -> Coh
         endpoint=cohort.endpoint,
         modalities=cohort.modalities,
     )
-    fusions = {model.label for model in config.models if not model.baseline}
     models = []
     for job in _jobs(config, cohort, table):
-        scored = job.read(table)
-        if scored is None:
-            scored = job.run(table)
-            say(f"{job.path}: {scored.seconds:.0f} s")
-        models.append(
-            ModelRisks(
-                job.label,
-                baseline=job.label not in fusions,
-                risks=scored.risks,
-                chosen=scored.chosen,
-                seconds=scored.seconds,
-            )
-        )
+        risks = job.read(table)
+        if risks is None:
+            risks = job.run(table)
+            say(f"{job.path}: {risks.seconds:.0f} s")
+        models.append(risks)
     return CohortRisks(cohort, outcomes(table.cases), table.fold, tuple(models))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The out-of-fold risks (seeds, n) of a model, its choice in each fold, and their CPU time."""
-
-    risks: FloatArray
-    chosen: tuple[Chosen, ...]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -94,36 +75,37 @@ class Job:
     """A model of a cohort, once a seed; its risks are kept on disk with what they follow from."""
 
     label: str
+    baseline: bool
     models: tuple[Baseline, ...]
     path: Path
     origin: dict[str, Any]
 
-    def read(self, table: Table) -> Scored | None:
+    def read(self, table: Table) -> ModelRisks | None:
         """Return what an earlier run has kept, or None where it had another origin."""
         content = read_kept(self.path, self.origin)
         if content is None:
             return None
         risks = np.array([content["risks"][case.case_id] for case in table.cases]).T
         chosen = tuple(Chosen(**choice) for choice in content["chosen"])
-        return Scored(risks, chosen, content["seconds"])
+        return ModelRisks(self.label, self.baseline, risks, chosen, content["seconds"])
 
-    def run(self, table: Table) -> Scored:
+    def run(self, table: Table) -> ModelRisks:
         """Fit the models once a fold, and keep their risks, whole or not at all."""
         started = time.process_time()
         tests = [np.flatnonzero(table.fold == fold) for fold in np.unique(table.fold)]
         risks = np.stack([out_of_fold(model, table.cases, tests) for model in self.models])
         first = self.models[0]
         chosen = tuple(first.advice.values()) if isinstance(first, TableFusion) else ()
-        scored = Scored(risks, chosen, time.process_time() - started)
+        seconds = time.process_time() - started
         result = {
             "chosen": [asdict(choice) for choice in chosen],
-            "seconds": scored.seconds,
+            "seconds": seconds,
             "risks": {
                 case.case_id: risk for case, risk in zip(table.cases, risks.T.tolist(), strict=True)
             },
         }
         keep(self.path, self.origin, result)
-        return scored
+        return ModelRisks(self.label, self.baseline, risks, chosen, seconds)
 
 
 def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterator[Job]:
@@ -132,7 +114,7 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterato
     of_cohort = cohort.model_dump(mode="json")
     for label, baseline in build_baselines(cohort.modalities, SCHEMA).items():
         origin: dict[str, Any] = {"cohort": of_cohort, "baseline": repr(baseline)}
-        yield Job(label, (baseline,), folder / f"{file_name(label)}.json", origin)
+        yield Job(label, True, (baseline,), folder / f"{file_name(label)}.json", origin)
     groups = read_histology_groups(config.data) if config.histology_groups else {}
     encoders = {
         (count, text): TableEncoder(table, cohort.modalities, count, text, groups)
@@ -161,4 +143,5 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterato
             read_gene_sets(model.gene_sets) if model.gene_sets else None,
         )
         seeds = tuple(replace(first, seed=seed) for seed in config.seeds)
-        yield Job(model.label, seeds, folder / f"{file_name(model.label)}.json", origin)
+        path = folder / f"{file_name(model.label)}.json"
+        yield Job(model.label, model.baseline, seeds, path, origin)

@@ -1,11 +1,11 @@
-"""What a benchmark is told: the tables, the models, and what others published on them."""
+"""What a benchmark is told: the tables, and the models that are fitted to them."""
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from model.batch import Modality
-from train.benchmark_oracle import OracleConfig
+from train.benchmark_oracle import OracleConfig, check_inner_folds
 from train.config import FitConfig, FusionChoice
 from train.tables import Endpoint, Source
 
@@ -52,16 +52,6 @@ class DeepModel(FusionChoice):
     baseline: bool = False
 
 
-class Published(_Part):
-    """Numbers that others published on a study: value, or value and standard deviation."""
-
-    study: str
-    endpoint: str
-    source: str
-    selection: str
-    values: dict[str, tuple[float, ...]]
-
-
 class BenchmarkConfig(_Part):
     """A benchmark.
 
@@ -91,11 +81,6 @@ class BenchmarkConfig(_Part):
     fit: FitConfig
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]
-    published: tuple[Published, ...] = ()
     oracle: OracleConfig | None = None
 
-    @model_validator(mode="after")
-    def _epochs_are_chosen(self) -> "BenchmarkConfig":
-        if self.fit.inner_folds < 2:
-            raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
-        return self
+    _epochs_are_chosen = model_validator(mode="after")(check_inner_folds)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -27,6 +27,25 @@ from train.table_fusion import TableFusion
 MAIN_EFFECTS = "Cox, main effects"
 PRODUCTS = "Cox, main effects and all products"
 COX = (MAIN_EFFECTS, PRODUCTS)
+
+
+class HasFit(Protocol):
+    """What is told how to fit."""
+
+    @property
+    def fit(self) -> FitConfig:
+        """Of each deep model."""
+        ...
+
+
+Told = TypeVar("Told", bound=HasFit)
+
+
+def check_inner_folds(config: Told) -> Told:
+    """Return a config whose inner folds can choose the epochs; of others raise a ValueError."""
+    if config.fit.inner_folds < 2:
+        raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
+    return config
 
 
 class OracleModel(FusionChoice):
@@ -57,11 +76,7 @@ class OracleConfig(BaseModel):
     fit: FitConfig
     models: tuple[OracleModel, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _epochs_are_chosen(self) -> "OracleConfig":
-        if self.fit.inner_folds < 2:
-            raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
-        return self
+    _epochs_are_chosen = model_validator(mode="after")(check_inner_folds)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from model.errors import ConfigError
 from model.files import write_whole
 from model.messages import listed
 from train.baselines import INNER_FOLDS, Forest
-from train.benchmark_config import BenchmarkConfig, Published, title
+from train.benchmark_config import BenchmarkConfig, title
 from train.benchmark_figure import draw_forest
 from train.benchmark_oracle import OracleResult
 from train.benchmark_oracle_page import oracle_section, table
@@ -25,6 +26,16 @@ from train.table_fusion import Chosen
 
 ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
 LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers that others published on a study: value, or value and standard deviation."""
+
+    source: str
+    endpoint: str
+    selection: str
+    values: dict[str, tuple[float, ...]]
 
 
 def write_results(
@@ -37,7 +48,7 @@ def write_results(
     """Score the cohorts, write the page and draw its picture beside it."""
     scores = [score(risks, config.resamples) for risks in results]
     picture = config.results.with_suffix(".png").name
-    parts = [_summary(scores, config.caveats, picture), _how(config, results, command)]
+    parts = [summary(scores, config.caveats, picture), _how(config, results, command)]
     parts += [_section(config, one) for one in scores]
     if config.oracle:
         parts.append(oracle_section(config.oracle, oracle))
@@ -48,7 +59,7 @@ def write_results(
 # -- parts of the page ---------------------------------------------------------------------------
 
 
-def _summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
+def summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> str:
     """Open the page with a row a fusion; not each can run on every cohort."""
     found = [{line.label: line for line in one.fusions} for one in scores]
     labels = dict.fromkeys(label for lines in found for label in lines)
@@ -157,17 +168,14 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
     ]
     heads = ["model", "C, pooled", "C, folds", "C, single seeds", "lead on the best baseline"]
     heads.append("rates and epochs chosen")
-    published = [
-        *(part for part in config.published if part.study == cohort.study),
-        *read_published(config.data, cohort.study),
-    ]
+    published = read_published(config.data, cohort.study)
     lines = [
         f"## {title(cohort)}",
         f"{len(outcome)} patients, {int(outcome.event.sum())} events, "
         f"{ENDPOINTS[cohort.endpoint]}; folds of "
         f"{'SurvPath' if cohort.source == 'survpath' else 'MMP'}.",
         table(heads, rows),
-        " ".join(_reading(scores)),
+        " ".join(reading(scores)),
         "Published, not computed here; other inputs (most use slides), and often another rule of "
         "selection:",
         "\n".join(_published(part) for part in published) or "- none known",
@@ -175,7 +183,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
     return "\n\n".join(lines)
 
 
-def _reading(scores: Scores) -> list[str]:
+def reading(scores: Scores) -> list[str]:
     """Say what the table of a cohort shows."""
     best = scores.best
     sentences = [f"Best baseline: {best.label}, {_interval(best.pooled)}."]
@@ -236,7 +244,7 @@ def read_published(data: Path, study: str) -> list[Published]:
         label = f"{row['model']} ({row['modalities']})" if row["modalities"] else row["model"]
         parts[row["source"], row["endpoint"], row["note"]][label] = numbers
     return [
-        Published(study=study, source=source, endpoint=endpoint, selection=note, values=values)
+        Published(source=source, endpoint=endpoint, selection=note, values=values)
         for (source, endpoint, note), values in parts.items()
     ]
 
