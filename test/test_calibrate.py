@@ -228,9 +228,9 @@ def test_risks_that_mislead_or_tell_all_get_a_bounded_slope():
         ({"time": np.ones(120)}, "events at two or more times"),
         ({"time": np.arange(120.0)}, "finite times > 0"),
         ({"time": np.full(120, np.nan)}, "finite times > 0"),
-        ({"risk": np.full(120, 2.0)}, "risks that differ"),
-        ({"risk": np.full(120, np.inf)}, "finite risks"),
-        ({"risk": np.zeros(7)}, "one row each of event, time and risk"),
+        ({"risk": np.full(120, 2.0)}, "finite risks that differ"),
+        ({"risk": np.full(120, np.inf)}, "finite risks that differ"),
+        ({"risk": np.zeros(7)}, "finite risks that differ, one for each case"),
         (
             {"time": np.arange(1.0, 121), "event": np.arange(120) > 110},
             "when a tenth of the cases is at risk, found the first at 112",

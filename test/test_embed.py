@@ -190,7 +190,7 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "C0_0.mha").write_bytes(b"no slide")
     (tmp_path / "C1_1.mha").unlink()
     warnings: list[str] = []
-    message = "^expected a bag of each case, but 2 of 4 failed: C0, C1$"
+    message = "^expected a bag of each case, but 2 of 4 failed: C0, C1; the first, case C0: "
     with pytest.raises(ConfigError, match=message):
         make_bags(cases, tmp_path / "bags", warn=warnings.append)
     assert [text.partition(":")[0] for text in warnings] == ["case C0", "case C1"]
@@ -308,7 +308,10 @@ def test_workers_make_the_same_bags_and_name_what_failed(tmp_path: Path) -> None
     (tmp_path / "broken.mha").write_bytes(b"no slide")
     broken = Case("C9", (SlideFile(tmp_path / "broken.mha"),))
     warnings: list[str] = []
-    with pytest.raises(ConfigError, match=r"^expected a bag of each case, but 1 of 5 failed: C9$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^expected a bag of each case, but 1 of 5 failed: C9; the first, case C9: ",
+    ):
         embed_on(INLINE, [broken, *cases], tmp_path / "workers", warnings.append)
     assert [line for line in warnings if line.startswith("case C9: ")]
     assert same_bags(tmp_path / "here", tmp_path / "workers")

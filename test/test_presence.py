@@ -1,5 +1,6 @@
 """Cases without any of a run's modalities are left out; untrained stand-ins are told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from model.errors import ConfigError
 from train.__main__ import main
 from train.cohort import LabelledCase
 from train.config import TrainConfig, read_config
-from train.presence import check_optional, leave_out_empty
+from train.presence import check_presence, leave_out_empty
 
 RECORD = Record({"G0": 1.0}, Path("record.json"))
 RNA_OR_SLIDE = {"modalities": ["slide", "rna"], "optional": ["slide", "rna"]}
@@ -69,16 +70,27 @@ def test_a_stand_in_that_nothing_trains_is_told(tmp_path: Path, dropout: float) 
     cases = labelled(Case("both", slides=(SlideFile(tmp_path / "slide.tif"),), rna=RECORD))
     config = config_of(tmp_path, RNA_OR_SLIDE, fit={"modality_dropout": dropout})
     warnings: list[str] = []
-    check_optional(cases, config, warn=warnings.append)
+    check_presence(cases, config, warn=warnings.append)
     text = "fusion.settings.optional: every case has rna and fit.modality_dropout is 0, so that "
     assert [warning.startswith(text) for warning in warnings] == [True] * (dropout == 0)
+
+
+def test_a_case_without_what_it_needs_is_told_before_any_work(tmp_path: Path) -> None:
+    cases = labelled(Case("slide alone", slides=(SlideFile(tmp_path / "slide.tif"),)))
+    config = config_of(tmp_path, RNA_OR_SLIDE | {"optional": ["slide"]})
+    message = (
+        f"{tmp_path}/cases.csv: expected rna of each case, as it is not in "
+        "fusion.settings.optional, found none for 1: slide alone"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_presence(cases, config, warn=no_warning)
 
 
 def test_a_run_of_one_modality_has_nothing_to_drop(tmp_path: Path) -> None:
     """No prediction ever takes the stand-in: a case without the modality is refused."""
     settings: dict[str, object] = {"modalities": ["rna"], "optional": ["rna"]}
     config = config_of(tmp_path, settings, fit={"modality_dropout": 0})
-    check_optional(labelled(), config, warn=no_warning)
+    check_presence(labelled(), config, warn=no_warning)
 
 
 @pytest.mark.slow

@@ -116,8 +116,15 @@ def test_batches_differ_by_epoch_and_not_by_run() -> None:
 
 def test_a_stratum_without_events_leaves_each_batch_one() -> None:
     strata = np.arange(100) // 50
-    event = (strata == 0) & (np.arange(100) % 6 == 0)  # 9 events for 7 batches
+    event = (strata == 0) & (np.arange(100) % 6 == 0)  # 9 events for 6 batches
     for seed in range(20):
         batches = cut_batches(event, strata, 16, [seed])
         assert sorted(np.concatenate(batches).tolist()) == list(range(100))
-        assert len(batches) == 7 and all(event[own].any() for own in batches)
+        assert len(batches) == 6 and all(event[own].any() for own in batches)
+
+
+@pytest.mark.parametrize(("cases", "size"), [(33, 16), (17, 16), (140, 16), (49, 24), (65, 64)])
+def test_no_batch_has_fewer_than_16_cases(cases: int, size: int) -> None:
+    event, strata = np.ones(cases, dtype=bool), np.arange(cases) % 3
+    for own in cut_batches(event, strata, size, [0]):
+        assert 16 <= len(own) <= max(size, 31)

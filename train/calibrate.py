@@ -48,13 +48,10 @@ def fit_mapping(
     """
     event = np.array(event, dtype=bool)
     time, risk = np.array(time, dtype=np.float64), np.array(risk, dtype=np.float64)
-    _check(event, time, risk)
+    check_calibration(event=event, time=time)
+    if risk.shape != time.shape or not np.isfinite(risk).all() or len(np.unique(risk)) < 2:
+        raise ConfigError("calibration: expected finite risks that differ, one for each case")
     tau = default_tau(time)
-    if not time[event].min() < tau:
-        raise ConfigError(
-            f"calibration: expected an event before {tau:g}, when a tenth of the cases is at risk, "
-            f"found the first at {time[event].min():g}"
-        )
     center, sd = float(risk.mean()), float(risk.std())
     z, spread = (risk - center) / sd, spread_ratio * sd
     slope = cox_slope(event=event, time=time, z=z, warn=warn) / spread_ratio
@@ -72,6 +69,31 @@ def fit_mapping(
         km_survival=curve.iloc[:, 0].to_numpy(dtype=np.float64),
         risks=np.sort(center + spread * z),
     )
+
+
+def check_calibration(*, event: npt.NDArray[np.bool_], time: Array) -> None:
+    """Refuse outcomes that no mapping can be fitted to, whatever the risks will be.
+
+    Raises:
+        ConfigError: Too few cases, no events or all at one time, or none before tau.
+    """
+    rules = {
+        "finite times > 0": bool((np.isfinite(time) & (time > 0)).all()),
+        f"at least {LEAST_CASES} cases": len(event) >= LEAST_CASES,
+        "events at two or more times": len(np.unique(time[event])) > 1,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise ConfigError(
+                f"calibration: expected {rule}, "
+                f"found {len(event)} cases with {int(event.sum())} events"
+            )
+    tau, first = default_tau(time), time[event].min()
+    if first >= tau:
+        raise ConfigError(
+            f"calibration: expected an event before {tau:g}, when a tenth of the cases is at risk, "
+            f"found the first at {first:g}"
+        )
 
 
 def default_tau(time: Array) -> float:
@@ -121,22 +143,3 @@ def breslow(*, event: npt.NDArray[np.bool_], time: Array, log_hazard: Array) -> 
     at_risk = np.cumsum(np.exp(log_hazard[order])[::-1])[::-1]
     first = np.searchsorted(time[order], event_times, side="left")
     return event_times, np.cumsum(deaths / at_risk[first])
-
-
-def _check(event: npt.NDArray[np.bool_], time: Array, risk: Array) -> None:
-    """Refuse what no mapping can be fitted to."""
-    rules = {
-        "one row each of event, time and risk": event.ndim == 1
-        and event.shape == time.shape == risk.shape,
-        f"at least {LEAST_CASES} cases": len(event) >= LEAST_CASES,
-        "finite times > 0": bool((np.isfinite(time) & (time > 0)).all()),
-        "finite risks": bool(np.isfinite(risk).all()),
-        "risks that differ": len(np.unique(risk)) > 1,
-        "events at two or more times": len(np.unique(time[event])) > 1,
-    }
-    for rule, kept in rules.items():
-        if not kept:
-            raise ConfigError(
-                f"calibration: expected {rule}, "
-                f"found {len(event)} cases with {int(event.sum())} events"
-            )

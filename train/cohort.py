@@ -56,7 +56,7 @@ class LabelledCase:
     @property
     def patient_id(self) -> str:
         """Whose case it is; `3B_417_` and `3B_417` are one patient."""
-        return self.patient or self.case_id.rstrip("_")
+        return (self.patient or self.case_id).rstrip("_")
 
 
 def clinical_records(cases: Sequence[LabelledCase]) -> list[Record]:

@@ -20,6 +20,7 @@ from model.progress import progress_lines
 from train import ranks
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
+from train.calibrate import check_calibration
 from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
 from train.config import (
     INTERFACES,
@@ -43,7 +44,7 @@ from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
-from train.presence import check_optional, leave_out_empty
+from train.presence import check_presence, leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
@@ -131,13 +132,16 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) ->
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
-        ConfigError: The device is not there, folds, gene panel or gene sets do not fit, Cox's loss
-            would compare nobody or a fold has too few event times for the bins of the other, or
-            the output folder cannot be written.
+        ConfigError: The device is not there, a case lacks what it needs, folds, gene panel or gene
+            sets do not fit, Cox's loss would compare nobody or a fold has too few event times for
+            the bins of the other, no time mapping can be fitted, or the output folder cannot be
+            written.
     """
     ranks.device(config.device)
     check_folds(cases, config, warn=warn)
-    check_optional(cases, config, warn=warn)
+    check_presence(cases, config, warn=warn)
+    outcome = outcomes(cases)
+    check_calibration(event=outcome.event, time=outcome.time)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in config.fusion.read().modalities:

@@ -18,6 +18,8 @@ from model.survival import MappingKind
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
 
 Model = TypeVar("Model", bound=BaseModel)
+LEAST_BATCH = 16
+"""Cases that a step of Cox's loss needs, for its events to be compared with some others."""
 FitPrecision = Literal["float32", "bfloat16"]
 """Without float16, in which gradients vanish."""
 
@@ -155,7 +157,7 @@ class FitConfig(_Part):
     weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     clip_norm: float = Field(default=1.0, gt=0)
-    batch_cases: int | None = Field(default=None, ge=16)
+    batch_cases: int | None = Field(default=None, ge=LEAST_BATCH)
     chunk_patches: int = Field(default=45056, gt=0)
     max_patches: int | None = Field(default=None, gt=0)
     modality_dropout: float = Field(default=0.2, ge=0, lt=1)

@@ -149,7 +149,8 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
     members = tuple(result.member for result in results)
     if run.config.members == "refit":
         epochs = int(np.median([result.epochs for result in results]))
-        members = (_fit_member(run, run.cases, epochs, (run.config.seed,))[0],)
+        checkpoint = run.config.output / "folds" / "refit.checkpoint"
+        members = (_fit_member(run, run.cases, epochs, (run.config.seed,), checkpoint)[0],)
     outcome = outcomes(run.cases)
     ratio = spread_ratio(results, len(run.cases), len(members))
     if ratio is None:
@@ -214,7 +215,7 @@ def _fit_member(
     cases: Sequence[LabelledCase],
     epochs: int,
     seed: tuple[int, ...],
-    checkpoint: Path | None = None,
+    checkpoint: Path,
 ) -> tuple[Member, list[EpochLog]]:
     """Fit preprocessing, weights and the scale of the risks on the given cases."""
     member = _start(run, cases, seed)

@@ -1,6 +1,6 @@
 """Every case of a cohort gets a bag on disk, by one process or by several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,14 +66,14 @@ def embed_cohort(
         ConfigError: Cases failed, or the folder holds bags of another encoder or patch spec.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    failed = []
+    failed: dict[str, str] = {}
     for index, case in enumerate(cases):
         try:
             with about_case(case.case_id):
                 update_bag(bag_path(directory, case.case_id), case, maker, warn=warn)
         except CaseError as error:
             warn(str(error))
-            failed.append(case.case_id)
+            failed[case.case_id] = str(error)
         progress(index + 1, len(cases))
     _check_all_done(failed, len(cases))
 
@@ -142,14 +142,14 @@ def embed_in_parallel(
         ConfigError: Cases failed, or the workers cannot load the encoder.
     """
     embedder.directory.mkdir(parents=True, exist_ok=True)
-    failed = []
+    failed: dict[str, str] = {}
     results = do_all(cases, lambda case: case, embedder, workforce)
     for index, (case, result) in enumerate(results):
         for line in (*result.warnings, result.error):
             if line:
                 warn(line)
         if result.error:
-            failed.append(case.case_id)
+            failed[case.case_id] = result.error
         progress(index + 1, len(cases))
     _check_all_done(failed, len(cases))
 
@@ -165,10 +165,12 @@ def _load(spec: str, weights_dirs: tuple[Path, ...], device: str, threads: int) 
     )
 
 
-def _check_all_done(failed: Sequence[str], total: int) -> None:
+def _check_all_done(failed: Mapping[str, str], total: int) -> None:
+    """Refuse to go on without the bags of cases that failed, each for a reason."""
     if failed:
         raise ConfigError(
-            f"expected a bag of each case, but {len(failed)} of {total} failed: {some(failed)}"
+            f"expected a bag of each case, but {len(failed)} of {total} failed: "
+            f"{some(list(failed))}; the first, {next(iter(failed.values()))}"
         )
 
 

@@ -1,10 +1,10 @@
-"""Which of a run's modalities its cases have: who is left out, and whose absence is not learned."""
+"""Which of a run's modalities its cases have: who is left out, and what no case goes without."""
 
 from collections.abc import Sequence
 
 from model.bags import bag_path, slide_sources
 from model.case import Case
-from model.errors import Warn
+from model.errors import ConfigError, Warn
 from model.foreign_bags import ForeignBags
 from model.messages import some
 from train.cohort import LabelledCase, check_outcomes
@@ -32,15 +32,25 @@ def leave_out_empty(
     return kept
 
 
-def check_optional(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
-    """Name the optional modalities that no fit ever goes without: their stand-ins stay untrained.
+def check_presence(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
+    """Refuse cases without a modality that they need, and name stand-ins that nothing trains.
 
     Args:
         cases: Each with one of the modalities.
         config: Of the run.
-        warn: Told of each.
+        warn: Told of each optional modality that no fit ever goes without.
+
+    Raises:
+        ConfigError: Cases lack a modality that is not optional.
     """
     settings = config.fusion.read()
+    for name in settings.modalities:
+        lacking = [case.case_id for case in cases if not _has(case.case, name, config)]
+        if lacking and name not in settings.optional:
+            raise ConfigError(
+                f"{config.cohort.root}: expected {name} of each case, as it is not in "
+                f"fusion.settings.optional, found none for {len(lacking)}: {some(lacking)}"
+            )
     if config.fit.modality_dropout > 0 or len(settings.modalities) == 1:
         return
     for name in settings.optional:

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from model.devices import open_device
+from model.errors import ConfigError
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=30)
 
 
 @contextmanager
@@ -19,7 +22,8 @@ def process_group() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    distributed.init_process_group("gloo")  # it only waits; no tensor travels
+    # It only waits, as long as another's folds take; no tensor travels.
+    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield
     finally:
@@ -42,9 +46,17 @@ def share(work: Sequence[T]) -> Sequence[T]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if world_size() > 1:
+    """Return when every process has come here.
+
+    Raises:
+        ConfigError: Another has ended.
+    """
+    if world_size() == 1:
+        return
+    try:
         distributed.barrier()
+    except RuntimeError as error:
+        raise ConfigError("stopped, as another process of torchrun has: it says why") from error
 
 
 def device(name: str) -> torch.device:

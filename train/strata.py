@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from model.errors import ConfigError, Warn
 from train.cohort import LEAST_PER_STRATUM, LabelledCase
+from train.config import LEAST_BATCH
 
 IntArray = npt.NDArray[np.int64]
 
@@ -16,14 +17,14 @@ IntArray = npt.NDArray[np.int64]
 def cut_batches(
     event: npt.NDArray[np.bool_], strata: IntArray, size: int | None, seed: Sequence[int]
 ) -> list[IntArray]:
-    """Cut shuffled cases into batches of nearly equal size, each with an event.
+    """Cut shuffled cases into batches of nearly equal size, each with an event and 16 cases.
 
     Strata come one after another in random order, so that few are in more batches than they need.
 
     Args:
         event: (n,), with an event at least.
         strata: (n,), all the same where the loss has none.
-        size: Of a batch, more only where the events are too few; None for one of all cases.
+        size: Of a batch, more only where cases or events are too few; None for one of all cases.
         seed: Of the shuffling.
     """
     if size is None or size >= len(event):
@@ -37,7 +38,9 @@ def cut_batches(
         own = np.concatenate([own[event[own]], own[~event[own]]])
         parts = max(1, min(math.ceil(len(own) / size), int(event[own].sum())))
         dealt += [own[start::parts] for start in range(parts)]
-    count = min(math.ceil(len(event) / size), int(event.sum()))
+    # Cut evenly, batches of 16 would be of 11 where there are 33 cases.
+    most = max(1, len(event) // LEAST_BATCH)
+    count = min(math.ceil(len(event) / size), most, int(event.sum()))
     batches = np.array_split(np.concatenate(dealt), count)
     for batch in batches:
         if not event[batch].any():  # of a stratum with few events
