@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 import tifffile
+from job_files import no_warning
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -66,11 +67,6 @@ def write_striped(path: Path, values: NDArray[np.generic]) -> None:
     tifffile.imwrite(
         path, values, photometric="rgb" if values.ndim == 3 else "minisblack", metadata=None
     )
-
-
-def no_warning(text: str) -> None:
-    """Fail on any warning."""
-    raise AssertionError(text)
 
 
 def write_tiff(path: Path, resolution: tuple[float, float] | None, unit: str) -> Path:

@@ -110,9 +110,10 @@ def test_a_cohort_that_was_killed_three_times_is_the_same(tmp_path: Path) -> Non
         assert reason in failed[index]
     assert all((row["time"] == "") == bool(row["error"]) for row in rows)
 
+    draw = random.Random(0)
     log = tmp_path / "killed" / "results.jsonl"
     for kill in range(KILLS):
-        at = count_lines(log) + random.randint(1, CASES // 5)
+        at = count_lines(log) + draw.randint(1, CASES // 5)
         process = start(*command("killed"))
         while count_lines(log) < at:
             assert process.poll() is None

@@ -79,7 +79,7 @@ def test_mixed_precision_is_near_and_finite(name: str, monkeypatch: pytest.Monke
     expected = fusion(batch)
     with torch.autocast("cpu", torch.bfloat16):
         found = fusion(batch)
-    backward(found.float().sum())
+    torch.autograd.backward(found.float().sum())
     assert torch.allclose(found.float(), expected, atol=0.1)
     assert all(p.grad is None or p.grad.isfinite().all() for p in fusion.parameters())
 
@@ -217,10 +217,6 @@ def test_a_learned_stand_in_takes_its_place(name: str, modality: Modality) -> No
 # --- learning -------------------------------------------------------------------------------------
 
 
-def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
 def labels_of(cases: int) -> Labels:
     """Make up what happened to so many cases."""
     draw = torch.Generator().manual_seed(6)
@@ -237,7 +233,7 @@ def test_every_parameter_gets_a_gradient(name: str, outputs: int) -> None:
     batch = collate([*cases, *lacking], DIMS)
     logits = fusion(batch)
     own = fusion.auxiliary_loss(batch, labels_of(len(batch)))
-    backward((logits * torch.randn_like(logits)).sum() + (0 if own is None else own))
+    torch.autograd.backward((logits * torch.randn_like(logits)).sum() + (0 if own is None else own))
     without_effect = {
         key
         for key, value in fusion.named_parameters()
@@ -251,7 +247,7 @@ def test_a_batch_without_events_teaches_nothing(name: str) -> None:
     fusion = build_toy(name).train()
     logits = fusion(collate(toy_cases(5, 1, 3), DIMS))
     loss = cox_nll(logits, event=torch.zeros(3, dtype=torch.bool), time=torch.arange(1.0, 4.0))
-    backward(loss)
+    torch.autograd.backward(loss)
     assert loss.item() == 0
     gradients = [value.grad for value in fusion.parameters() if value.grad is not None]
     assert gradients  # those without one serve an objective of the fusion's own
@@ -280,7 +276,7 @@ def test_it_learns_16_cases(name: str) -> None:
     for step in range(100):
         fusion.train()
         optimizer.zero_grad()
-        backward(cox_nll(fusion(batch), event=event, time=time))
+        torch.autograd.backward(cox_nll(fusion(batch), event=event, time=time))
         optimizer.step()
         if step % 10 == 9:
             risk = fusion.eval()(batch)[:, 0].tolist()

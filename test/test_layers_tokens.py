@@ -25,10 +25,6 @@ SETS = {"one": (4,), "all": (0, 1, 2, 3, 4, 5), "again": (5, 0, 2), "other": (2,
 WIDTH = 7
 
 
-def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
 def gradient(value: Tensor) -> Tensor:
     assert value.grad is not None
     return value.grad
@@ -74,7 +70,7 @@ def test_grouped_networks_equal_a_loop_over_modules(layers: int) -> None:
 
     pull = torch.randn_like(tokens)
     for value in (tokens, expected):
-        backward((value * pull).sum())
+        torch.autograd.backward((value * pull).sum())
     assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-6)
     firsts = [layer for module in modules for layer in module if isinstance(layer, nn.Linear)]
     firsts = firsts[::layers]
@@ -136,7 +132,7 @@ def test_attention_to_nothing_is_zeros_and_has_a_gradient() -> None:
     assert found[0].any()
     assert not found[1].any()
     assert not attention_weights(query, key, mask)[1].any()
-    backward(found.sum())
+    torch.autograd.backward(found.sum())
     for value in (query, key):
         assert torch.isfinite(gradient(value)).all()
         assert not gradient(value)[1].any()

@@ -16,6 +16,7 @@ from model.bundle import Bundle
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "train" / "configs" / "demonstration.toml"
 SMALL = ("fit.epochs=6", "fit.inner_folds=2", "folds.count=3", "rna.top_variance=50")
+PATIENCE_SECONDS = 400
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def train(*arguments: str, folder: Path, module: str = "train") -> subprocess.Po
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=400)
+    out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, error
     return out
 
@@ -102,11 +103,20 @@ def test_a_run_killed_at_random_and_resumed_writes_the_same_bytes(
     cohort: Path, bundle: Path, tmp_path: Path
 ) -> None:
     draw = random.Random(0)
-    for _ in range(3):
+    folds = tmp_path / "run" / "folds"
+    for fitted in (1, 2, 3):
         process = train(*fit_arguments(cohort), folder=tmp_path)
-        time.sleep(draw.uniform(6, 14))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        try:
+            while len(list(folds.glob("*.safetensors"))) < fitted:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.1))  # into the next fold, or into the report
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
     output_of(train(*fit_arguments(cohort), folder=tmp_path))
     assert (tmp_path / "run" / "bundle.safetensors").read_bytes() == bundle.read_bytes()
 

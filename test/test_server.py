@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -80,9 +81,10 @@ def start(folder: Path) -> Server:
     return Server(process, port, folder)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start(tmp_path_factory.mktemp("server"))
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """Start a server, wait until it answers, and end it."""
+    server = start(folder)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not server.healthy():
@@ -94,12 +96,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.process.wait()
 
 
-@pytest.fixture(autouse=True)
-def empty_folders(server: Server) -> None:
-    """Leave the folders as the platform does before the first job."""
-    for folder in (server.job, server.output):
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    """Return the one server, with its folders as the platform leaves them before the first job."""
+    for folder in (shared.job, shared.output):
         shutil.rmtree(folder, ignore_errors=True)
-    server.output.mkdir()
+    shared.output.mkdir()
+    return shared
 
 
 # --- several jobs, one process --------------------------------------------------------------------
@@ -227,8 +236,8 @@ def caller() -> Iterator[ThreadPoolExecutor]:
         yield caller
 
 
-@pytest.fixture
-def held(server: Server, caller: ThreadPoolExecutor) -> Held:
+def hold(server: Server, caller: ThreadPoolExecutor) -> Held:
+    """Call the server, and wait until it waits for the job's RNA."""
     rna = write_job(server.job, record_contents()) / PATHS[RNA]
     content = rna.read_bytes()
     rna.unlink()
@@ -246,8 +255,9 @@ def held(server: Server, caller: ThreadPoolExecutor) -> Held:
 
 
 def test_a_call_waits_for_the_one_before_it_and_health_does_not(
-    server: Server, caller: ThreadPoolExecutor, held: Held
+    server: Server, caller: ThreadPoolExecutor
 ) -> None:
+    held = hold(server, caller)
     second = caller.submit(server.invoke)
     assert server.healthy()
     with pytest.raises(TimeoutError):
@@ -258,12 +268,16 @@ def test_a_call_waits_for_the_one_before_it_and_health_does_not(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_it_in_the_middle_of_a_case(server: Server, held: Held) -> None:
-    """The last test, since it ends the one server of the others."""
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=5) == 0
-    os.close(held.pipe)
-    with pytest.raises(ConnectionError):
-        held.call.result()
-    assert not list(server.output.iterdir())
-    assert "Traceback" not in server.said("out")
+def test_sigterm_ends_it_in_the_middle_of_a_case(
+    tmp_path: Path, caller: ThreadPoolExecutor
+) -> None:
+    with serving(tmp_path) as server:
+        server.output.mkdir()
+        held = hold(server, caller)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 0
+        os.close(held.pipe)
+        with pytest.raises(ConnectionError):
+            held.call.result()
+        assert not list(server.output.iterdir())
+        assert "Traceback" not in server.said("out")

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,65 +14,65 @@ from model.stages import Profile, profiled, stage
 SAMPLE = Path(__file__).parents[1] / "test" / "input" / "interface_0"
 
 
-def spend(seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    clock = [1000.0]
+    monkeypatch.setattr("model.stages.perf_counter", lambda: clock[0])
+    return clock
 
 
-def test_a_stage_counts_for_itself_alone() -> None:
+def test_a_stage_counts_for_itself_alone(now: list[float]) -> None:
     profile = Profile()
-    started = time.perf_counter()
     with profile.stage("outer"):
-        spend(0.02)
+        now[0] += 20
         for _ in range(2):
             with profile.stage("inner"):
-                spend(0.03)
-    passed = time.perf_counter() - started
+                now[0] += 30
     assert profile.calls == {"inner": 2, "outer": 1}
-    assert profile.seconds["inner"] >= 0.06
-    assert profile.seconds["outer"] >= 0.02
-    assert sum(profile.seconds.values()) == pytest.approx(passed, abs=0.001)
+    assert profile.seconds == {"inner": 60, "outer": 20}
+    assert profile.busy == {"inner": 60, "outer": 80}
 
 
-def test_threads_do_not_count_for_each_other() -> None:
+def test_threads_do_not_count_for_each_other(now: list[float]) -> None:
     profile = Profile()
 
     def work() -> None:
         with profile.stage("thread"):
-            spend(0.02)
+            now[0] += 20
 
     with profile.stage("main"):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    assert profile.seconds["main"] >= profile.seconds["thread"] >= 0.02
+        now[0] += 5
+    assert profile.seconds == {"thread": 20, "main": 25}
 
 
-def test_a_stage_is_busy_while_any_thread_is_in_it() -> None:
+def test_a_stage_is_busy_while_any_thread_is_in_it(now: list[float]) -> None:
     profile = Profile()
-
-    def work() -> None:
+    beside = profile.stage("encode")
+    with ThreadPoolExecutor(1) as thread:
         with profile.stage("encode"):
-            time.sleep(0.05)
+            now[0] += 10
+            thread.submit(beside.__enter__).result()
+            now[0] += 20
+        now[0] += 40
+        thread.submit(beside.__exit__, None, None, None).result()
+    now[0] += 80
+    with profile.stage("encode"):
+        now[0] += 160
+    assert profile.busy == {"encode": 10 + 20 + 40 + 160}
+    assert profile.seconds == {"encode": (10 + 20) + (20 + 40) + 160}
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(work) for _ in range(4)]:
-            future.result()
-    passed = time.perf_counter() - started
-    time.sleep(0.05)
-    assert 0.1 <= profile.busy["encode"] <= passed < profile.seconds["encode"]
 
-
-def test_a_stage_that_fails_counts_and_the_one_around_it_goes_on() -> None:
+def test_a_stage_that_fails_counts_and_the_one_around_it_goes_on(now: list[float]) -> None:
     profile = Profile()
     with profile.stage("outer"):
         with pytest.raises(KeyError), profile.stage("inner"):
-            spend(0.02)
+            now[0] += 20
             raise KeyError
-        spend(0.01)
-    assert profile.seconds["inner"] >= 0.02 > profile.seconds["outer"] >= 0.01
+        now[0] += 10
+    assert profile.seconds == {"inner": 20, "outer": 10}
 
 
 def test_nothing_is_measured_unless_wanted() -> None:
