@@ -162,7 +162,7 @@ def write_prediction(prediction: Prediction, interface: Interface, output_dir: P
     value = prediction.risk if output.direction == "risk" else time
     path = output_dir / output.path
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(value, allow_nan=False).encode())
     except OSError as error:
         raise CaseError(

@@ -121,8 +121,8 @@ class ClinicalSpec(BaseModel):
     def _check_keys(self, record: Record, row: Mapping[str, object], *, warn: Warn) -> None:
         """Warn of a record in another language or form: it would pass for one of gaps alone."""
         names = [*(n.name for n in self.numbers), *(c.name for c in self.categories)]
-        if row and not any(name.lower() in row for name in names):
-            found = some([repr(key) for key in record.values])
+        if not any(name.lower() in row for name in names):
+            found = some([repr(key) for key in record.values]) or "none"
             warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
+from model.bags import bag_path
 from model.bundle import Bundle, read_manifest
+from model.case import Case
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
 from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import Warn
 from model.explain_files import is_explained
+from model.foreign_bags import find_bags
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
@@ -98,7 +101,7 @@ def score_cohort(
             row.case_id: entry.result
             for row in rows
             if (entry := entries.get(row.case_id)) is not None
-            and _stands(entry, row)
+            and _stands(entry, row, scorer.embeddings)
             and _is_explained(entry, scorer, str(identity["bundle_sha256"]))
         }
         counts = Counts(cases=len(rows), kept=len(results))
@@ -116,7 +119,9 @@ def score_cohort(
             for name in (CSV, PARQUET, PAGE):
                 (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
-            log.append(Entry(files=states.pop(row.case_id), result=result))
+            # The bag as it is now: the case may have been the one to leave it.
+            files = states.pop(row.case_id) + _state_of_bags(row, scorer.embeddings)
+            log.append(Entry(files=files, result=result))
             results[row.case_id] = result
             counts.add(result)
             progress(counts)
@@ -207,9 +212,11 @@ def _identity(
     }
 
 
-def _stands(entry: Entry, row: Row) -> bool:
+def _stands(entry: Entry, row: Row, embeddings: Path | None) -> bool:
     """Say whether a result still holds: the files are the same, and at fault if it failed."""
-    return not entry.result.retry and entry.files == _state_of_files(row)
+    if entry.result.retry:
+        return False
+    return entry.files == _state_of_files(row) + _state_of_bags(row, embeddings)
 
 
 def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
@@ -225,6 +232,15 @@ def _state_of_files(row: Row) -> str:
     paths = [path for path in (*files, row.rna, row.clinical) if path is not None]
     if row.job is not None:
         paths += sorted(row.job.rglob("*"))
+    return _sha256(repr([(path.name, _state(path)) for path in paths]))
+
+
+def _state_of_bags(row: Row, embeddings: Path | None) -> str:
+    """Return what changes with any of a case's bags, ours or another program's."""
+    if embeddings is None:
+        return ""
+    foreign = find_bags(embeddings, Case(row.case_id, row.slides))
+    paths = [bag_path(embeddings, row.case_id), *(path for _, own in foreign for path in own)]
     return _sha256(repr([(path.name, _state(path)) for path in paths]))
 
 

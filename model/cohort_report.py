@@ -6,10 +6,9 @@ load more.
 
 import base64
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model import __version__
 from model.bundle import Bundle
+from model.causes import Cause, group_messages
 from model.cohort_figures import GROUPS, curves_figure, percentiles_figure, times_figure
 from model.cohort_log import PAGE
 from model.cohort_scorer import Result
@@ -27,20 +27,6 @@ from model.predictor import SURVIVAL_MONTHS
 from model.survival import Array, TimeMapping
 
 TEMPLATE, SCRIPT = "cohort_report.html.jinja", "cohort_report.js"
-
-_OWN_CASE = re.compile(r"^case [^:]*: ")
-_FOLDERS = re.compile(r"(?:[^\s:']*/)+")
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,]\d+)*(?![A-Za-z])")
-_NAMES = re.compile(r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and … more)?$")
-
-
-@dataclass
-class Cause:
-    """One kind of message, and the cases (positions in the manifest) that have it."""
-
-    text: str
-    cases: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -122,26 +108,6 @@ def _content(
 
 
 # -- what went wrong, or nearly --------------------------------------------------------------------
-
-
-def group_messages(messages: Iterable[tuple[str, Iterable[str]]]) -> list[Cause]:
-    """Group the messages of cases (their id and texts) by cause, the most frequent first."""
-    causes: dict[str, Cause] = {}
-    for position, (case_id, texts) in enumerate(messages):
-        # A case may have a message several times, of each of its slides say.
-        for text in sorted({cause_of(text, case_id) for text in texts if text}):
-            causes.setdefault(text, Cause(text)).cases.append(position)
-    return sorted(causes.values(), key=lambda cause: -len(cause.cases))
-
-
-def cause_of(text: str, case_id: str) -> str:
-    """Return what a message has in common with those of other cases: no ids, folders or values."""
-    text = _OWN_CASE.sub("", text)
-    # Whole, as "b" is in many a word, and not before another word, as "a" is one.
-    own = rf"(?<![^\W_]){re.escape(case_id)}(?! ?[^\W_])"
-    text = re.sub(own, "…", _FOLDERS.sub("", text))
-    text = _NUMBER.sub("…", _QUOTED.sub("…", text))
-    return _NAMES.sub("", text)
 
 
 def _unchecked(bundle: Bundle) -> list[str]:

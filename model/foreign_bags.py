@@ -33,6 +33,27 @@ _ENCODER_IDS = {"uni_v1": "uni", "uni_v2": "uni2_h", "hoptimus0": "h_optimus_0"}
 _UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, LookupError, TypeError)
 
 
+def find_bags(root: Path, case: Case) -> list[tuple[str, tuple[Path, ...]]]:
+    """Return the name and the files of each slide's bag, no files where they are absent.
+
+    A case that lists no slide has one bag, or none: `{id}_HE` as in CHIMERA, or `{id}`.
+    """
+    if case.slides:
+        return [(slide.path.stem, _find_bag(root, slide.path.stem)) for slide in case.slides]
+    found = [(name, _find_bag(root, name)) for name in (f"{case.case_id}_HE", case.case_id)]
+    return [(name, paths) for name, paths in found if paths][:1]
+
+
+def _find_bag(root: Path, name: str) -> tuple[Path, ...]:
+    """Return the file of a slide's features, and that of its coordinates if there is one."""
+    features = [root / place.format(name) for place in _FEATURES]
+    coordinates = [
+        folder / place.format(name) for folder in (root, root.parent) for place in _COORDINATES
+    ]
+    first = [path for path in features if path.is_file()][:1]
+    return (*first, *[path for path in coordinates if path.is_file()][:1]) if first else ()
+
+
 @dataclass(frozen=True)
 class ForeignBags:
     """Converts the bags in a folder; one of `BagMaker`.
@@ -46,7 +67,7 @@ class ForeignBags:
 
     def sources(self, case: Case) -> tuple[Path, ...]:
         """Return the files of features and coordinates; none unless all slides have theirs."""
-        found = [paths for _, paths in self._find_all(case)]
+        found = [paths for _, paths in find_bags(self.root, case)]
         return tuple(path for paths in found for path in paths) if all(found) else ()
 
     def make(self, case: Case, *, warn: Warn) -> Bag | None:
@@ -57,7 +78,7 @@ class ForeignBags:
             ConfigError: The bags are of another encoder or of other patches.
         """
         bags = []
-        for index, (name, paths) in enumerate(self._find_all(case)):
+        for index, (name, paths) in enumerate(find_bags(self.root, case)):
             if not paths:
                 raise CaseError(self.root, expected=f"a bag named {name}", found="none")
             embeddings, coords, stated = _read(paths)
@@ -70,27 +91,6 @@ class ForeignBags:
                 coords = torch.zeros(len(embeddings), 2, dtype=torch.int64)
             bags.append(Bag(embeddings, coords, torch.full((len(embeddings),), index)))
         return Bag.join(bags) if bags else None
-
-    def _find_all(self, case: Case) -> list[tuple[str, tuple[Path, ...]]]:
-        """Return the name and the files of each slide, no files where they are absent.
-
-        A case that lists no slide has one bag, or none: `{id}_HE` as in CHIMERA, or `{id}`.
-        """
-        if case.slides:
-            return [(slide.path.stem, self._find(slide.path.stem)) for slide in case.slides]
-        found = [(name, self._find(name)) for name in (f"{case.case_id}_HE", case.case_id)]
-        return [(name, paths) for name, paths in found if paths][:1]
-
-    def _find(self, name: str) -> tuple[Path, ...]:
-        """Return the file of a slide's features, and that of its coordinates if there is one."""
-        features = [self.root / place.format(name) for place in _FEATURES]
-        coordinates = [
-            folder / place.format(name)
-            for folder in (self.root, self.root.parent)
-            for place in _COORDINATES
-        ]
-        first = [path for path in features if path.is_file()][:1]
-        return (*first, *[path for path in coordinates if path.is_file()][:1]) if first else ()
 
     def _check_encoder(self, path: Path, width: int, stated: "_Stated") -> None:
         wanted = self.encoder

@@ -4,7 +4,7 @@ A challenge is one JSON file in `resources/interfaces/`; no code knows a slug.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -50,6 +50,13 @@ class Output(BaseModel):
     path: str
     unit: Unit
     direction: Literal["time", "risk"]
+
+    @field_validator("path")
+    @classmethod
+    def _lies_in_the_output_folder(cls, path: str) -> str:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"expected a path within the output folder, found {path!r}")
+        return path
 
 
 class Sentences(BaseModel):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.case import Case, Record, SlideFile, expression, read_case, read_record
+from model.case import Case, Record, SlideFile, expression, has_value, read_case, read_record
 from model.errors import ConfigError, Warn, about_case, about_files, printable
 from model.interface import FILE_COLUMNS, Interface
 from model.records import read_expression, read_fields
@@ -74,7 +74,7 @@ def list_table(path: Path) -> list[Row]:
     """Read a manifest, CSV or Parquet, with a column `case_id` and one for each kind of file.
 
     `slide` may name several files, with ';' between them; then `mask` names as many, of which
-    some may be empty. Paths are relative to the manifest's folder.
+    some may be empty, or NA. Paths are relative to the manifest's folder.
 
     Raises:
         ConfigError: It cannot be read, or a case id is repeated or cannot name a file.
@@ -186,23 +186,30 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
 
 def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row:
     case_id, folder = fields["case_id"], path.parent
-    slides = [name.strip() for name in fields.get("slide", "").split(";") if name.strip()]
+    slides = [name.strip() for name in fields.get("slide", "").split(";") if has_value(name)]
     mask = fields.get("mask", "")
-    masks = [name.strip() for name in mask.split(";")] if mask else [""] * len(slides)
+    masks = (
+        [name.strip() if has_value(name) else "" for name in mask.split(";")]
+        if has_value(mask)
+        else [""] * len(slides)
+    )
     if len(masks) != len(slides):
         raise ConfigError(
             f"{path}: case {case_id}: expected a mask for each slide (as 'a.tif;;c.tif', where the "
             f"second has none), found {len(masks)} for {len(slides)}"
         )
-    rna, clinical = fields.get("rna"), fields.get("clinical")
+    rna, clinical = (
+        folder / fields[name] if has_value(fields.get(name, "")) else None
+        for name in ("rna", "clinical")
+    )
     return Row(
         case_id=case_id,
         slides=tuple(
             SlideFile(folder / slide, folder / mask if mask else None)
             for slide, mask in zip(slides, masks, strict=True)
         ),
-        rna=folder / rna if rna else None,
-        clinical=folder / clinical if clinical else None,
+        rna=rna,
+        clinical=clinical,
         fields=fields,
         extra={names[k]: cell for k, cell in fields.items() if k not in ("case_id", *FILE_COLUMNS)},
     )

@@ -177,7 +177,7 @@ def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
     [
         ("fit.inner_folds=0", "fit.inner_folds: expected at least 2"),
         ("seeds=[]", "seeds: Tuple should have at least 1 item"),
-        ("data=nowhere", "tcga_abcd_metadata.csv.gz: expected a readable table"),
+        ("data=nowhere", "published_results.csv: expected a readable CSV"),
         ("colour=red", "colour: Extra inputs are not permitted"),
     ],
 )

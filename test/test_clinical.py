@@ -230,7 +230,8 @@ def test_each_feature_may_be_dropped(name: str) -> None:
 
 
 def test_an_empty_record_is_all_missing() -> None:
-    assert encode({}) == {name: float(name.endswith("=missing")) for name in SPEC.columns}
+    encoded, _ = encode_warned({})
+    assert encoded == {name: float(name.endswith("=missing")) for name in SPEC.columns}
 
 
 # --- values that nobody expected ------------------------------------------------------------------
@@ -246,6 +247,7 @@ OTHER_RECORDS = {
     "another language": ({"alter": 72, "geschlecht": "m"}, "'alter', 'geschlecht'"),
     "nested": ({"patient": FIRST}, "'patient'"),
     "a key of two lines": ({"Alter\nin Jahren": 72}, r"'Alter\nin Jahren'"),
+    "empty": ({}, "none"),
     "long": ({f"k{i}": "" for i in range(9)}, "'k0', 'k1', 'k2', 'k3', 'k4' and 4 more"),
 }
 
@@ -253,7 +255,7 @@ OTHER_RECORDS = {
 @pytest.mark.parametrize(("values", "found"), OTHER_RECORDS.values(), ids=OTHER_RECORDS)
 def test_a_record_without_any_column_is_warned_of(values: dict[str, Any], found: str) -> None:
     encoded, warnings = encode_warned(values)
-    assert encoded == encode({})
+    assert encoded == encode_warned({})[0]
     names = "age, no_instillations, sex, smoking, tumor and 8 more"
     assert warnings == [f"clinical.json: expected one of {names} as a key, found {found}"]
 

@@ -107,7 +107,7 @@ def test_a_cohort_that_is_nowhere_is_one_line(tmp_path: Path, name: str) -> None
 
 def test_a_manifest_gives_labels_centres_and_patients(tmp_path: Path) -> None:
     rows = [
-        row | {"centre": "XY"[i % 2], "patient_id": "P" if i in (3, 4) else ""}
+        row | {"centre": "XY"[i % 2], "patient_id": {3: "P", 4: "P_"}.get(i, "NA" if i % 2 else "")}
         for i, row in enumerate(rows_of())
     ]
     rows[9]["case_id"] = "C8_"
@@ -209,7 +209,14 @@ def test_times_become_the_tasks_unit(
     tmp_path: Path, unit: str | None, interface: Interface, expected: float
 ) -> None:
     root = write_manifest(tmp_path / "m.csv", rows_of())
-    assert read(root, interface, time_unit=unit)[2].time == pytest.approx(expected, rel=1e-12)
+    config = CohortConfig(root=root, time_unit=unit)
+    warnings: list[str] = []
+    cases = read_cohort(config, interface, warn=warnings.append)
+    assert cases[2].time == pytest.approx(expected, rel=1e-12)
+    # The last of ten cases leaves at 19.
+    short = {"days": "0.624"}.get(unit or "", "")
+    asked = f"{root}: the longest follow-up is {short} months; are the times in days (cohort.time_u"
+    assert [text.startswith(asked) for text in warnings] == [True] * bool(short)
 
 
 def test_days_that_are_taken_for_months_are_refused(tmp_path: Path) -> None:

@@ -92,6 +92,26 @@ def test_stored_bags_keep_the_warnings_of_making_them(tmp_path: Path, bundle: Pa
     assert contents[0] == contents[1]
 
 
+def test_a_bag_that_comes_or_changes_is_taken_by_the_next_run(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    """No slide is there, and of one case no bag, as when a repository's are still on their way."""
+    for path in tmp_path.glob("*.mha"):
+        path.unlink()
+    by = scorer(bundle, embeddings=tmp_path / "bags")
+    (tmp_path / "bags").mkdir()
+    for index in (0, 1):
+        torch.save(torch.full((4, LITE.width), 0.1), tmp_path / "bags" / f"s{index}.pt")
+    score(cohort, by)
+    before = column(cohort, "time")
+    assert before[2] == ""
+    torch.save(torch.full((4, LITE.width), 0.3), tmp_path / "bags" / "s1.pt")
+    torch.save(torch.full((4, LITE.width), 0.1), tmp_path / "bags" / "s2.pt")
+    score(cohort, by)
+    after = column(cohort, "time")
+    assert (after[0] == before[0], after[1] == before[1], after[2]) == (True, False, before[0])
+
+
 def test_a_changed_slide_is_embedded_again(tmp_path: Path, cohort: Cohort, bundle: Path) -> None:
     by = scorer(bundle, embeddings=tmp_path / "bags")
     score(cohort, by)

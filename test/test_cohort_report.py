@@ -15,8 +15,9 @@ from made_up_cohort import make_results, make_run
 from small_bundles import build_bundle
 
 from model.bundle import Bundle
+from model.causes import cause_of, group_messages
 from model.clinical import ClinicalRange, NumberRange
-from model.cohort_report import cause_of, group_messages, write_cohort_report
+from model.cohort_report import write_cohort_report
 from model.cohort_scorer import Result
 from model.embedding_range import EmbeddingRange
 
@@ -168,9 +169,9 @@ def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: P
         ("s.svs: pixel size none; 0.25 µm is assumed", "s.svs: pixel size none; … µm is assumed"),
         (
             "/d/C1_CD.json: age: 104 is outside 31 to 92, the range of the training cohort",
-            "…_CD.json: age: … is outside … to …, the range of the training cohort",
+            "…_CD.json: age: … is outside …, the range of the training cohort",
         ),
-        ("age: 7200 lies 10 sd from 70.9 to 71.6", "age: … lies … sd from … to …"),
+        ("age: 7200 lies 10 sd from 70.9 to 71.6", "age: … lies … sd from …"),
         ("stage: expected t1hg, tahg, found x", "stage: expected t1hg, tahg, found x"),
     ],
 )
@@ -218,7 +219,7 @@ def test_embeddings_unlike_those_of_training_have_a_line_of_their_own(
     cells = Page(page.read_text(encoding="utf-8")).of("td")
     place = cells.index(far.format("…"))
     assert (cells[place - 1], cells[place + 1]) == ("2", "P0000, P0001")
-    place = cells.index("…_CD.json: age: … is outside … to …, the range of the training cohort")
+    place = cells.index("…_CD.json: age: … is outside …, the range of the training cohort")
     assert (cells[place - 1], cells[place + 1]) == ("1", "P0001")
 
 

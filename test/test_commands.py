@@ -271,6 +271,28 @@ def test_cases_that_fail_are_told_and_left_out(
     assert "trained on 38 of these patients" in numbers["verdict"]["sentence"]
 
 
+def test_what_is_odd_about_the_cases_is_told_once_a_kind(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = read_table(fitted / "clinical.csv")
+    odd = [[row[0], 131 + index, "Frau"] for index, row in enumerate(rows)]
+    bundle = fitted / "run" / "bundle.safetensors"
+    table = write_table(tmp_path / "clinical.csv", [header, *odd])
+    arguments = [bundle, fitted / "cases.csv", "--rna-table", fitted / "rna.csv"]
+    arguments += ["--clinical-table", table, "--report", tmp_path]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "warning: research software, not for clinical use" in said
+    assert (
+        "warning: 40 of 40 cases: clinical.csv: sex: expected one of female, male, found …" in said
+    )
+    notes = json.loads((tmp_path / "report.json").read_text())["notes"]
+    assert [f"warning: {note}" for note in notes] == [
+        line for line in said if " of 40 cases:" in line
+    ]
+    assert len(notes) == 2
+
+
 def test_too_few_cases_that_can_be_scored_leave_a_table_and_no_report(
     fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,17 @@ def test_a_row_names_files_relative_to_the_manifest(tmp_path: Path, suffix: str)
     assert [first.fields["note"], second.fields["note"]] == ["first", "ä; b"]
 
 
+def test_cells_that_say_that_nothing_is_known_name_no_files(tmp_path: Path) -> None:
+    """As R writes them."""
+    lines = (
+        "case_id,slide,mask,rna,clinical\nA,NA,NA,NA,n/a\nB,b.tif,NA,NaN,b.json\nC,c;NA;d,NA;m,,\n"
+    )
+    a, b, c = list_table(write(tmp_path / "manifest.csv", lines))
+    assert (a.slides, a.rna, a.clinical) == ((), None, None)
+    assert (b.slides, b.rna) == ((SlideFile(tmp_path / "b.tif"),), None)
+    assert c.slides == (SlideFile(tmp_path / "c"), SlideFile(tmp_path / "d", tmp_path / "m"))
+
+
 def test_typed_columns_of_parquet_are_text(tmp_path: Path) -> None:
     table = pd.DataFrame({"case_id": [7, 8], "time": [1.5, np.nan], "event": [True, False]})
     first, second = list_table(write_table(tmp_path / "manifest.parquet", table))

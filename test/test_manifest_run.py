@@ -1,5 +1,6 @@
 """A whole run from what hospitals have: a manifest, wide tables, somebody else's bags."""
 
+import json
 from itertools import cycle
 from pathlib import Path
 
@@ -130,7 +131,9 @@ def test_baselines_that_fail_are_left_out(
     ):
         assert f"warning: baseline {name}: left out: {reason}\n" in told
     assert (tmp_path / "run" / "bundle.safetensors").is_file()
-    assert (tmp_path / "run" / "report.html").is_file()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert "baseline clinical Cox: left out: Found array" in report["notes"]
+    assert report["verdict"]["sentence"].startswith("No simple baseline was fitted")
 
 
 @pytest.mark.slow

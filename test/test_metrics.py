@@ -189,6 +189,16 @@ def test_d_calibration_needs_fifty_patients_not_cases():
         d_calibration(alike, pairs)
 
 
+def test_a_test_of_patients_is_none_of_their_cases():
+    """Each case twice would make any difference look surer."""
+    _, outcome = cohort(n=120)
+    pairs = replace(outcome, patient=np.arange(120) // 2)
+    with pytest.raises(NotComputableError, match="one case of each patient"):
+        logrank_groups(np.arange(120) % 2, pairs)
+    with pytest.raises(NotComputableError, match="one case of each patient"):
+        d_calibration(np.full(120, 0.5), pairs)
+
+
 def test_d_calibration_counts_by_hand():
     """Event at .25 → third tenth; censored at .25 → .1, .1, .05 of .25; at 0 and 1 the ends."""
     survival = np.array([0.25, 0.25, 0.0, 1.0, 1.0, 0.0])

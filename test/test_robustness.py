@@ -67,6 +67,7 @@ def test_a_dropped_feature_is_answered_and_counts_as_missing(predict: Predict, k
 def test_a_record_without_any_feature_is_answered(predict: Predict) -> None:
     empty = predict(**{CLINICAL: {}})
     assert "clinical" in empty.modalities
+    assert "as a key, found none" in empty.warnings[1]
     assert empty.time != predict(without=CLINICAL).time
 
 

@@ -60,6 +60,8 @@ def test_a_lead_whose_interval_holds_0_is_no_win(cohort):
         "The model does not beat the best simple baseline (late fusion): C-index 0.640 against "
         "0.600, difference +0.040 (95 % interval −0.010 to +0.090)."
     )
+    some = judge(value(0.64, 0.6, 0.7), [row], complete=False).sentence
+    assert "the best simple baseline that could be fitted (late fusion)" in some
     unknown = judge(value(0.64), [replace(row, lead=value(0.04))])
     assert unknown.beats is None
     assert unknown.sentence.startswith("Too few patients to say whether the model beats")

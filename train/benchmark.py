@@ -18,10 +18,11 @@ import numpy as np
 
 from model.fusion import FUSIONS
 from model.progress import Say
+from model.weights import sha256_of
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
 from train.benchmark_oracle import run_oracle
-from train.benchmark_results import write_results
+from train.benchmark_results import read_published, write_results
 from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
 from train.config import read_toml
@@ -39,6 +40,8 @@ def run_benchmark(path: Path, overrides: Sequence[str], say: Say) -> None:
     """
     config = read_toml(BenchmarkConfig, path, overrides)
     started = time.monotonic()
+    for cohort in config.cohorts:  # the page needs them, after hours
+        read_published(config.data, cohort.study)
     run = partial(run_cohort, config, say=say)
     if config.workers == 1:
         results = [run(cohort) for cohort in config.cohorts]
@@ -111,7 +114,7 @@ class Job:
 def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterator[Job]:
     """Yield each model of a cohort, the deep ones with all seeds."""
     folder = config.output / cohort.name
-    of_cohort = cohort.model_dump(mode="json")
+    of_cohort = {**cohort.model_dump(mode="json"), "sha256": table.sha256()}
     for label, baseline in build_baselines(cohort.modalities, SCHEMA).items():
         origin: dict[str, Any] = {"cohort": of_cohort, "baseline": repr(baseline)}
         yield Job(label, True, (baseline,), folder / f"{file_name(label)}.json", origin)
@@ -128,6 +131,7 @@ def _jobs(config: BenchmarkConfig, cohort: CohortTable, table: Table) -> Iterato
         origin = {
             "cohort": of_cohort,
             "model": model.model_dump(mode="json", exclude={"label", "baseline"}),
+            "gene_sets": sha256_of(model.gene_sets) if model.gene_sets else None,
             "histology_groups": config.histology_groups,
             "fit": config.fit.model_dump(mode="json"),
             "learning_rates": list(config.learning_rates),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.case import Case, Record, read_json
+from model.case import Case, Record, has_value, read_json
 from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
@@ -24,6 +24,7 @@ LEAST_PER_STRATUM = 20
 """Cases of a centre; of 20, an inner validation fold (a quarter of four fifths) still has 4."""
 
 _MONTHS_PER_UNIT = {"days": 12 / 365.25, "months": 1.0, "years": 12.0}
+_SHORTEST_YEARS = 1.5  # years that are taken for months end sooner
 _LONGEST_YEARS = 50  # nobody is followed for longer; days that are taken for months are
 _EVENTS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
@@ -100,7 +101,7 @@ def read_cohort(
             f"({', '.join(SUFFIXES)}), found neither"
         )
     check_outcomes(cases, str(config.root))
-    _check_unit(cases, config, interface)
+    _check_unit(cases, config, interface, warn=warn)
     return with_strata(cases)
 
 
@@ -198,11 +199,17 @@ def _read_table(
             case=case,
             event=labels[row.case_id][0],
             time=labels[row.case_id][1] * factor,
-            centre=row.fields.get("centre", ""),
-            patient=row.fields.get("patient_id") or None,
+            centre=_known(row, "centre"),
+            patient=_known(row, "patient_id") or None,
         )
         for row, case in _build_cases(rows, interface, tables, warn=warn, on_error=on_error)
     ]
+
+
+def _known(row: Row, name: str) -> str:
+    """Return a cell, empty where it says that nothing is known."""
+    cell = row.fields.get(name, "")
+    return cell if has_value(cell) else ""
 
 
 def _build_cases(
@@ -260,7 +267,7 @@ def _event(value: object, where: str) -> bool:
 
 def _time(value: object, where: str) -> float:
     try:
-        number = float(str(value))
+        number = math.nan if "_" in str(value) else float(str(value))  # Python reads 1_000 as 1000
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
@@ -274,7 +281,9 @@ def _factor(config: CohortConfig, interface: Interface) -> float:
     return _MONTHS_PER_UNIT[config.time_unit or unit] / _MONTHS_PER_UNIT[unit]
 
 
-def _check_unit(cases: Sequence[LabelledCase], config: CohortConfig, interface: Interface) -> None:
+def _check_unit(
+    cases: Sequence[LabelledCase], config: CohortConfig, interface: Interface, *, warn: Warn
+) -> None:
     unit = interface.output.unit
     longest = max(case.time for case in cases)
     years = longest * _MONTHS_PER_UNIT[unit] / 12
@@ -282,4 +291,9 @@ def _check_unit(cases: Sequence[LabelledCase], config: CohortConfig, interface: 
         raise ConfigError(
             f"{config.root}: expected times in {config.time_unit or unit}, found follow-up of "
             f"{years:,.0f} years; say their unit in cohort.time_unit"
+        )
+    if years < _SHORTEST_YEARS:
+        warn(
+            f"{config.root}: the longest follow-up is {12 * years:.3g} months; are the times in "
+            f"{config.time_unit or unit} (cohort.time_unit)?"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
+from model.batch import MODALITIES
 from model.bundle import Bundle
 from model.cohort_bags import load_predictor
 from model.errors import ConfigError, TriSurvError, Warn
@@ -48,6 +49,7 @@ from train.presence import check_presence, leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.scores import (
     check_places,
+    describe_warnings,
     make_folder,
     score_cases,
     write_csv,
@@ -113,8 +115,9 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
         "config": config.model_dump(mode="json"),
         "cohort_sha256": cohort_sha256(cases),
     }
+    baselines, left_out = _baseline_risks(run, results)
     report = training_report(
-        run, results, baselines=_baseline_risks(run, results), provenance=provenance
+        run, results, baselines=baselines, left_out=left_out, provenance=provenance
     )
     metrics = {row.name: row.value for row in report.evaluation.metrics}
     say(f"out-of-fold C-index {metrics['harrell_c']}")
@@ -149,24 +152,32 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) ->
     make_folder(config.output)
 
 
-def _baseline_risks(run: Run, results: Sequence[FoldResult]) -> list[tuple[str, FloatArray]]:
-    """Fit the simple baselines in the run's folds and return their out-of-fold risks by name."""
-    settings = run.config.fusion.read()
-    baselines = build_baselines(
-        settings.modalities, run.interface.clinical, run.config.rna, MeanEmbedding(run.bags)
-    )
+def _baseline_risks(
+    run: Run, results: Sequence[FoldResult]
+) -> tuple[list[tuple[str, FloatArray]], list[str]]:
+    """Fit the simple baselines in the run's folds.
+
+    Returns:
+        Their names and out-of-fold risks (n,), and why each of the others could not be fitted.
+    """
+    modalities, schema = run.config.fusion.read().modalities, run.interface.clinical
+    baselines = build_baselines(modalities, schema, run.config.rna, MeanEmbedding(run.bags))
+    if set(modalities) == set(MODALITIES):  # the strongest simple one in public cohorts
+        without = build_baselines(("rna", "clinical"), schema, run.config.rna)
+        baselines["late fusion, RNA + clinical"] = without["late fusion"]
     tests = [result.test for result in results]
-    risks = []
+    risks, left_out = [], []
     for name, baseline in baselines.items():
         started = time.monotonic()
         try:
             risks.append((name, out_of_fold(baseline, run.cases, tests)))
         except (TriSurvError, ValueError, ArithmeticError) as error:
             # Where one cannot be fitted there is no such baseline, rather than no bundle.
-            warn(f"baseline {name}: left out: {' '.join(str(error).split())}")
+            left_out.append(f"baseline {name}: left out: {' '.join(str(error).split())}")
+            warn(left_out[-1])
             continue
         say(f"baseline {name}: {time.monotonic() - started:.0f} s")
-    return risks
+    return risks, left_out
 
 
 def evaluate(
@@ -201,12 +212,20 @@ def evaluate(
     found = read_cohort(cohort, interface, warn=warn, on_error=leave_out)
     progress = progress_lines("cases scored", say)
     cases, predictions = score_cases(predictor, found, on_error=leave_out, progress=progress)
-    say(f"{len(cases)} of {len(cases) + len(failed)} cases scored, {len(failed)} failed")
+    total = len(cases) + len(failed)
+    say(f"{len(cases)} of {total} cases scored, {len(failed)} failed")
+    told = describe_warnings(predictions, bundle.manifest.notice)
+    for text in (bundle.manifest.notice, *told):
+        if text:
+            warn(text)
     if output is not None and cases:
         write_scores(output, cases, predictions)
         say(f"wrote {output}")
     check_outcomes(cases, f"{cohort.root}: the cases that can be scored")
-    validation = validation_report(bundle, interface, cases, predictions, failed=len(failed))
+    notes = [*told]
+    if failed:
+        notes.append(f"{len(failed)} of {total} cases could not be scored and are left out")
+    validation = validation_report(bundle, interface, cases, predictions, notes=notes)
     say(validation.verdict.sentence)
     if report is not None:
         say(f"wrote {write_report(report, validation)}")

@@ -148,16 +148,16 @@ def _order_questions(risk: Array, outcome: Outcome, unit: Unit) -> list[_Questio
     grid = _grid(outcome, tau)
     metrics: list[tuple[str, str, Metric]] = [
         ("harrell_c", "Harrell's C-index", harrell_c),
-        ("uno_c", f"Uno's C-index until {tau:g} {unit}", partial(uno_c, train=outcome, tau=tau)),
+        ("uno_c", f"Uno's C-index until {tau:.4g} {unit}", partial(uno_c, train=outcome, tau=tau)),
     ]
     for months in AUC_MONTHS:
         at = months / MONTHS_PER[unit]
         auc = _only_if(
             at < outcome.time.max(),
             partial(dynamic_auc, train=outcome, at=at),
-            f"nobody is followed beyond {at:g} {unit}",
+            f"nobody is followed beyond {at:.4g} {unit}",
         )
-        metrics.append((f"auc_{months}_months", f"AUC at {at:g} {unit}", auc))
+        metrics.append((f"auc_{months}_months", f"AUC at {at:.4g} {unit}", auc))
     integral = _on(grid, partial(integrated_auc, train=outcome, times=grid))
     metrics.append(("auc_integrated", f"AUC, integrated {_span(grid, unit)}", integral))
     return [
@@ -223,7 +223,7 @@ def _forecast_questions(
         ),
         _Question(
             "error_restricted",
-            f"Error of min(time, {tau:g}), weighted for censoring, {unit}",
+            f"Error of min(time, {tau:.4g}), weighted for censoring, {unit}",
             "lower",
             restricted,
             times,
@@ -291,4 +291,4 @@ def _only_if(possible: bool, metric: Metric, reason: str) -> Metric:
 
 
 def _span(grid: Array, unit: Unit) -> str:
-    return f"from {grid[0]:g} to {grid[-1]:g} {unit}" if len(grid) else "over time"
+    return f"from {grid[0]:.4g} to {grid[-1]:.4g} {unit}" if len(grid) else "over time"

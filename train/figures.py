@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from model.cohort_figures import GRID, STYLE, legend_above, to_svg
 from model.interface import MONTHS_PER, Unit
 from train.crossval import FoldResult
-from train.estimate import Estimate, Index, Outcome
+from train.estimate import Estimate, Index, Outcome, cases_of
 from train.evaluation import Value
 from train.forecast import CalibrationPoint
 
@@ -79,8 +79,8 @@ def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit
         axes.set(
             xlim=(0, 1.02),
             ylim=(0, 1.02),
-            xlabel=f"predicted survival at {at:g} {unit}",
-            ylabel=f"observed survival at {at:g} {unit} (Kaplan-Meier)",
+            xlabel=f"predicted survival at {at:.4g} {unit}",
+            ylabel=f"observed survival at {at:.4g} {unit} (Kaplan-Meier)",
             aspect="equal",
         )
         axes.grid(color=GRID, linewidth=0.6)
@@ -138,7 +138,8 @@ def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
     times = km.survival_function_.index.to_numpy()
     survival = km.survival_function_.iloc[:, 0].to_numpy()
     low, high = km.confidence_interval_.to_numpy().T
-    label = f"{name}: {int(members.event.sum())} of {len(members)} patients had an event"
+    who = cases_of(len(members), members.patients)
+    label = f"{name}: {who}, {int(members.event.sum())} with an event"
     axes.step(times, survival, where="post", color=colour, linewidth=1.8, label=label)
     axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     censored = np.unique(members.time[~members.event])

@@ -70,9 +70,9 @@ def _auc(risk: Array, outcome: Outcome, train: Outcome, times: Array) -> float:
     _need_finite(risk, outcome)
     _need_follow_up(train, times.max())
     if not (outcome.event & (outcome.time <= times.min())).any():
-        raise NotComputableError(f"no event until {times.min():g}")
+        raise NotComputableError(f"no event until {times.min():.4g}")
     if not (outcome.time > times.max()).any():
-        raise NotComputableError(f"no patient followed beyond {times.max():g}")
+        raise NotComputableError(f"no patient followed beyond {times.max():.4g}")
     # Ranks: scikit-survival takes risks closer than 1e-8 for equal.
     followed = outcome.until(times.max())
     _, mean = cumulative_dynamic_auc(_sksurv(train), _sksurv(followed), rankdata(risk), times)
@@ -81,6 +81,7 @@ def _auc(risk: Array, outcome: Outcome, train: Outcome, times: Array) -> float:
 
 def logrank_groups(group: npt.NDArray[np.intp], outcome: Outcome) -> float:
     """Return the log-rank test's p-value for patients in groups (n,) of integers."""
+    _need_one_case_each(outcome)
     if len(np.unique(group)) < 2:
         raise NotComputableError("all patients are in one risk group")
     if not outcome.event.any():
@@ -116,7 +117,7 @@ def integrated_brier(survival: Array, outcome: Outcome, *, train: Outcome, times
     first, last = outcome.time.min(), outcome.time.max()
     if times[0] < first or times[-1] >= last:
         raise NotComputableError(
-            f"times {times[0]:g} to {times[-1]:g} leave the follow-up {first:g} to {last:g}"
+            f"times {times[0]:.4g} to {times[-1]:.4g} leave the follow-up {first:.4g} to {last:.4g}"
         )
     followed = outcome.until(times[-1])
     return float(integrated_brier_score(_sksurv(train), _sksurv(followed), survival, times))
@@ -136,6 +137,7 @@ def d_calibration(survival_at_time: Array, outcome: Outcome) -> float:
         raise NotComputableError(
             f"{_D_BINS * _LEAST_PER_D_BIN} patients are needed, {outcome.patients} are there"
         )
+    _need_one_case_each(outcome)
     counts = d_calibration_counts(survival_at_time, outcome)
     expected = len(outcome) / _D_BINS
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), _D_BINS - 1))
@@ -173,7 +175,7 @@ def time_error_restricted(
     _need_follow_up(train, tau)
     seen = outcome.event | (outcome.time >= tau)
     if not seen.any():
-        raise NotComputableError(f"every patient is censored before {tau:g}")
+        raise NotComputableError(f"every patient is censored before {tau:.4g}")
     truth = np.minimum(outcome.time, tau)[seen]
     weight = 1 / _uncensored(train, truth, "left")
     error = np.abs(truth - np.minimum(predicted[seen], tau))
@@ -210,10 +212,16 @@ def _uncensored(train: Outcome, at: Array, side: Literal["left", "right"]) -> Ar
     return steps
 
 
+def _need_one_case_each(outcome: Outcome) -> None:
+    """Refuse a test that takes each case for another patient: its p-value would be too small."""
+    if outcome.patients < len(outcome):
+        raise NotComputableError("the test wants one case of each patient, and some have several")
+
+
 def _need_follow_up(train: Outcome, tau: float) -> None:
     """Refuse times at which nobody of the training cohort was at risk: no censoring weights."""
     if not tau < train.time.max():
-        raise NotComputableError(f"the training cohort is not followed beyond {tau:g}")
+        raise NotComputableError(f"the training cohort is not followed beyond {tau:.4g}")
 
 
 def _need_finite(prediction: Array, outcome: Outcome) -> None:

@@ -83,6 +83,7 @@ def training_report(
     results: Sequence[FoldResult],
     *,
     baselines: Sequence[tuple[str, Array]],
+    left_out: Sequence[str] = (),
     provenance: Mapping[str, Any],
     resamples: int = RESAMPLES,
 ) -> Report:
@@ -92,12 +93,13 @@ def training_report(
         run: The run.
         results: Every fold of every repeat.
         baselines: Names and out-of-fold risks (n,) of simple models, from the same folds.
+        left_out: Of each baseline that could not be fitted, why.
         provenance: Version, commit, date and the like.
         resamples: Of the bootstrap.
     """
     outcome, unit = outcomes(run.cases), run.interface.output.unit
     risk = out_of_fold_risk(results, len(run.cases))
-    notes: list[str] = []
+    notes = list(left_out)
     forecast: Forecast | Unavailable
     try:
         forecast = cross_fit(
@@ -115,7 +117,7 @@ def training_report(
         return bool(case.case.slides) or bag_path(run.bags.directory, case.case_id).is_file()
 
     return Report(
-        verdict=judge(own, compared),
+        verdict=judge(own, compared, complete=not left_out),
         kind="training run",
         model=model,
         endpoint=run.interface.endpoint,
@@ -141,7 +143,7 @@ def validation_report(
     cases: Sequence[LabelledCase],
     predictions: Sequence[Prediction],
     *,
-    failed: int,
+    notes: Sequence[str],
     resamples: int = RESAMPLES,
 ) -> Report:
     """Evaluate a bundle on another cohort, or say that it is none.
@@ -151,7 +153,7 @@ def validation_report(
         interface: Of the cohort.
         cases: The labelled cases that could be scored.
         predictions: Of the same cases, by the bundle.
-        failed: How many other cases of the cohort could not be scored.
+        notes: What the reader has to know of the cases.
         resamples: Of the bootstrap.
     """
     manifest = bundle.manifest
@@ -179,9 +181,7 @@ def validation_report(
         settings=_flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
         # A report travels further than its bundle, and nobody reads hashes.
         provenance={k: v for k, v in manifest.provenance.items() if k != "patients"},
-        notes=[f"{failed} of {failed + len(cases)} cases could not be scored and are left out"]
-        if failed
-        else [],
+        notes=list(notes),
         figures=_figures(forecast, outcomes(cases), evaluation, unit),
     )
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from model.case import Prediction
+from model.causes import group_messages
 from model.errors import CaseError, ConfigError
 from model.files import write_whole
 from model.predictor import Predictor
@@ -74,6 +75,18 @@ def score_cases(
             predictions.append(prediction)
         progress(index + 1, len(cases))
     return scored, predictions
+
+
+def describe_warnings(predictions: Sequence[Prediction], notice: str) -> list[str]:
+    """Return each kind of warning, and how many of the cases have it, the most frequent first.
+
+    The bundle's notice, which all cases have, is left out.
+    """
+    causes = group_messages(
+        (found.case_id, [text for text in found.warnings if text != notice])
+        for found in predictions
+    )
+    return [f"{len(cause.cases)} of {len(predictions)} cases: {cause.text}" for cause in causes]
 
 
 def write_scores(

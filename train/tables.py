@@ -4,6 +4,7 @@ Each table is one row a patient: outcome, published test fold, clinical record, 
 one its RNA and the histology features of its slides. Nothing here is fitted to data.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,15 @@ class Table:
 
     cases: tuple[TableCase, ...]
     fold: npt.NDArray[np.int64]
+
+    def sha256(self) -> str:
+        """Return the sha256 of all that is known of the patients."""
+        digest = hashlib.sha256(repr(self.fold.tolist()).encode())
+        for case in self.cases:
+            records = (case.case.rna, case.case.clinical, *case.histology)
+            values = [record and sorted(record.values.items()) for record in records]
+            digest.update(repr((case.case_id, case.event, case.time, values)).encode())
+        return digest.hexdigest()
 
 
 def read_table(

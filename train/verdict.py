@@ -58,10 +58,15 @@ def compare_risks(
     ]
 
 
-def judge(own: Value, compared: Sequence[Compared]) -> Verdict:
+def judge(own: Value, compared: Sequence[Compared], *, complete: bool = True) -> Verdict:
     """Say whether the model beats the baseline with the highest C-index.
 
     It does where the whole interval of the paired difference lies above 0.
+
+    Args:
+        own: The model's C-index.
+        compared: The baselines that could be fitted.
+        complete: Whether these are all.
     """
     if isinstance(own, Unavailable):
         return Verdict(None, None, f"The model's C-index {own}.")
@@ -74,17 +79,17 @@ def judge(own: Value, compared: Sequence[Compared]) -> Verdict:
             f"not known: C-index {with_interval(own)}.",
         )
     best_c, best = max(known, key=lambda pair: pair[0])
+    best_one = (
+        f"the best simple baseline{'' if complete else ' that could be fitted'} ({best.name})"
+    )
     numbers = f"C-index {own.value:.3f} against {best_c:.3f}"
     if isinstance(best.lead, Unavailable) or best.lead.low is None:
-        sentence = (
-            "Too few patients to say whether the model beats the best simple baseline "
-            f"({best.name}): {numbers}."
-        )
+        sentence = f"Too few patients to say whether the model beats {best_one}: {numbers}."
         return Verdict(None, best.name, sentence)
     beats = best.lead.low > 0
     sentence = (
-        f"The model {'beats' if beats else 'does not beat'} the best simple baseline "
-        f"({best.name}): {numbers}, difference {with_interval(best.lead, signed=True)}."
+        f"The model {'beats' if beats else 'does not beat'} {best_one}: {numbers}, "
+        f"difference {with_interval(best.lead, signed=True)}."
     )
     return Verdict(beats, best.name, sentence)
 

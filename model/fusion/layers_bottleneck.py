@@ -97,7 +97,7 @@ class Bottleneck(nn.Module):
 class Club(nn.Module):
     """The mutual information of two vectors, bounded from above by q(y | x) = N(μ(x), σ²(x)).
 
-    With e_ij = Σ_d (y_j - μ(x_i))² / 2σ²(x_i): mean_ij e_ij - mean_i e_ii.
+    With e_ij = Σ_d (y_j - μ(x_i))² / 2σ²(x_i): mean_ij e_ij - mean_i e_ii; 0 for a single pair.
 
     Source: Cheng et al. 2020, "CLUB: a contrastive log-ratio upper bound of mutual information",
     arXiv:2006.12013, equation 8.

@@ -26,7 +26,8 @@ class PibdConfig(TokensConfig):
         proxy_weight: Of the tokens' similarity to the case's own prototype.
         hazard_weight: Of the likelihood of a prototype's own label.
         prior_weight: Of the prototypes' divergence from a standard normal distribution.
-        shared_weight: Of the information that the three vectors share.
+        shared_weight: Of the information that the three vectors share. Its bound compares the cases
+            that are in memory at once (`fit.chunk_patches`), and is 0 where that is one.
     """
 
     hidden: int = Field(default=512, gt=0)
