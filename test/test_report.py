@@ -137,6 +137,21 @@ def test_cases_are_not_called_patients(tmp_path):
     assert (report.evaluation.n, report.evaluation.patients) == (90, 45)
     assert (report.cohort[0].n, report.cohort[0].patients) == (90, 45)
     assert str(report.evaluation.metrics[0].value).count("90 cases of 45 patients") == 1
+    assert "the test wants one case of each patient, and some have several" in page
+
+
+def test_an_interval_that_is_lacking_is_said(tmp_path):
+    cases, log_hazard = make_cases(90)
+    results = make_results(cases, log_hazard)
+    report = training_report(
+        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
+    )
+    page = write_report(tmp_path, report).read_text()
+    c = f"{report.evaluation.metrics[0].value.value:.3f}"
+    assert f'{c} <span class="ci">no interval</span>' in page
+    assert "0.500 " not in page  # of equal risks none is asked for
+    centre = report.evaluation.centres["3A"]
+    assert f"<th>3A</th><td>{centre.n}</td><td>{centre.events}</td><td>" in page
 
 
 def test_the_page_stands_on_its_own(written):
