@@ -47,6 +47,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 # -- all -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_ends_no_run() -> None:
     script = '"$0" -m train models >/dev/full'
     done = subprocess.run(
