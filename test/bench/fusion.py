@@ -8,7 +8,7 @@ it is printed as what 64 patches take.
 Time: CPU seconds of a whole fusion, of the same with its pool over the whole bag at once, and of
 one product of the pool's number of FLOP, into memory that is there already.
 
-Run as `PYTHONPATH=. python test/bench/fusion.py [ROUNDS]`; ten minutes.
+Run as `PYTHONPATH=. python test/bench/fusion.py [ROUNDS]`; a quarter of an hour.
 """
 
 import ctypes
@@ -47,8 +47,6 @@ DIMS = Dims(
     gene_sets=made_up_sets(),
     clinical_tokens=(6, 512),
 )
-LINEAR = ("meanpool", "deepattnmisl", "mcat", "survpath", "survpgc", "survq", "mmp", "patchgcn")
-"""Fusions without a gated pool of the bag whose cost is linear in the number of patches."""
 PAPERS_PATCHES = 4096
 """Of SurvPath's line, to which both papers belong."""
 QUERIES, WIDTH = 300, 256
@@ -59,7 +57,9 @@ def main(rounds: int) -> None:
     print(where_and_what())
     pooling = [name for name in FUSIONS if pool_of(build(name)) is not None]
     print(f"\n| {PATCHES:,} patches | MB above the bag | with {FEW_PATCHES} |\n|---|---|---|")
-    for way in (*pooling, "pairwise plain", *LINEAR, "queries", "queries plain"):
+    needs_slide = [name for name in FUSIONS if "slide" in build(name).config.modalities]
+    others = [name for name in needs_slide if name not in pooling]
+    for way in (*pooling, "pairwise plain", *others, "queries", "queries plain"):
         each = [peaks_apart(way) for _ in range(PROCESSES)]
         mb, few_mb = (median(found[name] for found in each) for name in ("mb", "few_mb"))
         print(f"| {way} | {mb:.0f} | {few_mb:.0f} |", flush=True)
