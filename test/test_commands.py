@@ -21,8 +21,8 @@ from train import commands
 from train.__main__ import main
 from train.cohort import read_cohort
 from train.config import RnaConfig, read_config
-from train.dataset import check_genes
 from train.identity import count_trained, patient_hashes
+from train.panel import check_genes
 
 ROOT = Path(__file__).parent.parent
 LITE = ENCODERS["efficientnet_lite0"]

@@ -9,7 +9,7 @@ import pytest
 from foreign_slides import embeddings_of, write_chimera
 
 from model.errors import CaseError
-from train import commands
+from train import rivals
 from train.__main__ import main
 
 RUN = """
@@ -120,7 +120,7 @@ def test_baselines_that_fail_are_left_out(
     def fail(*_: object) -> None:
         raise next(errors)
 
-    monkeypatch.setattr(commands, "out_of_fold", fail)
+    monkeypatch.setattr(rivals, "out_of_fold", fail)
     assert main(["fit", config]) == 0
     told = capsys.readouterr().out
     for name, reason in (

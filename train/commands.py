@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.batch import MODALITIES
 from model.bundle import Bundle
 from model.cohort_bags import load_predictor
 from model.errors import ConfigError, TriSurvError, Warn
@@ -19,7 +18,6 @@ from model.interface import Interface, read_interface
 from model.process import SOME_FAILED
 from model.progress import progress_lines
 from train import ranks
-from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
 from train.calibrate import check_calibration
 from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
@@ -33,20 +31,21 @@ from train.config import (
 )
 from train.crossval import (
     FloatArray,
-    FoldResult,
     Run,
     build_bundle,
     check_folds,
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags, check_genes, make_fold
+from train.dataset import Bags, make_fold
 from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
+from train.panel import check_genes
 from train.presence import check_presence, leave_out_empty
 from train.report import training_report, validation_report, write_report
+from train.rivals import fit_baselines
 from train.scores import (
     check_places,
     describe_warnings,
@@ -57,7 +56,6 @@ from train.scores import (
 )
 from train.simulate import SimulateConfig, simulate_cohort
 from train.strata import check_risk_sets
-from train.views import MeanEmbedding
 
 
 def _read_run(
@@ -115,7 +113,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
         "config": config.model_dump(mode="json"),
         "cohort_sha256": cohort_sha256(cases),
     }
-    baselines, left_out = _baseline_risks(run, results)
+    baselines, left_out = fit_baselines(run, results)
     report = training_report(
         run, results, baselines=baselines, left_out=left_out, provenance=provenance
     )
@@ -150,34 +148,6 @@ def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) ->
     if "rna" in config.fusion.read().modalities:
         check_genes(config.rna, cases, warn=warn)
     make_folder(config.output)
-
-
-def _baseline_risks(
-    run: Run, results: Sequence[FoldResult]
-) -> tuple[list[tuple[str, FloatArray]], list[str]]:
-    """Fit the simple baselines in the run's folds.
-
-    Returns:
-        Their names and out-of-fold risks (n,), and why each of the others could not be fitted.
-    """
-    modalities, schema = run.config.fusion.read().modalities, run.interface.clinical
-    baselines = build_baselines(modalities, schema, run.config.rna, MeanEmbedding(run.bags))
-    if set(modalities) == set(MODALITIES):  # the strongest simple one in public cohorts
-        without = build_baselines(("rna", "clinical"), schema, run.config.rna)
-        baselines["late fusion, RNA + clinical"] = without["late fusion"]
-    tests = [result.test for result in results]
-    risks, left_out = [], []
-    for name, baseline in baselines.items():
-        started = time.monotonic()
-        try:
-            risks.append((name, out_of_fold(baseline, run.cases, tests)))
-        except (TriSurvError, ValueError, ArithmeticError) as error:
-            # Where one cannot be fitted there is no such baseline, rather than no bundle.
-            left_out.append(f"baseline {name}: left out: {' '.join(str(error).split())}")
-            warn(left_out[-1])
-            continue
-        say(f"baseline {name}: {time.monotonic() - started:.0f} s")
-    return risks, left_out
 
 
 def evaluate(

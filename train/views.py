@@ -18,7 +18,8 @@ from model.interface import ClinicalSchema
 from model.rna import RnaSpec, Scale
 from train.cohort import LabelledCase, clinical_records, rna_records
 from train.config import RnaConfig
-from train.dataset import Bags, read_genes
+from train.dataset import Bags
+from train.panel import read_genes
 from train.tables import fit_histology, histology_bag
 
 FloatArray = npt.NDArray[np.float64]
