@@ -375,8 +375,16 @@ def test_baselines_are_those_that_the_modalities_allow() -> None:
     assert not any("histology" in name for name in both)
     every = build_baselines(["slide", "rna", "clinical"], SCHEMA)
     assert set(both) < set(every)
+    assert set(every) - set(both) == {
+        "histology Cox, 20 components",
+        "late fusion, RNA + clinical",
+    }
 
     cases = make_cases(100)
     tests = [np.arange(0, 100, 2), np.arange(1, 100, 2)]
     for name in ("clinical Cox", "RNA Cox, 20 components", "joint Cox", "late fusion"):
         assert concordance(out_of_fold(both[name], cases, tests), cases) > 0.55, name
+    np.testing.assert_array_equal(
+        out_of_fold(every["late fusion, RNA + clinical"], cases, tests),
+        out_of_fold(both["late fusion"], cases, tests),
+    )

@@ -16,7 +16,7 @@ from sksurv.ensemble import RandomSurvivalForest
 from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
-from model.batch import Modality
+from model.batch import MODALITIES, Modality
 from model.interface import ClinicalSchema
 from train.cohort import outcomes
 from train.config import RnaConfig
@@ -229,6 +229,9 @@ def build_baselines(
     baselines: dict[str, Baseline] = {"Kaplan-Meier": KaplanMeier(), **one}
     if len(parts) > 1:
         baselines["late fusion"] = LateFusion(tuple(RidgeCox(view) for view in parts.values()))
+    if set(parts) == set(MODALITIES):  # the strongest simple one in public cohorts
+        without = LateFusion((RidgeCox(parts["rna"]), RidgeCox(clinical)))
+        baselines["late fusion, RNA + clinical"] = without
     together = Together(tuple(parts.values()))
     if len(parts) > 1:
         baselines["joint Cox"] = RidgeCox(together)

@@ -147,8 +147,9 @@ def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) 
             "which is an ensemble; the column of single seeds is without that help.",
             "- Folds: mean ± standard deviation of the folds' own C-indices. Intervals: "
             f"{config.resamples:,} resamples of patients; the models are not fitted again.",
-            "- *late fusion* adds the z-scored risks of one ridge Cox a modality; *joint Cox* is "
-            "one ridge Cox on 20 principal components of RNA and of histology, age, sex and stage.",
+            "- *late fusion* adds the z-scored risks of one ridge Cox a modality, all of them or "
+            "those it names; *joint Cox* is one ridge Cox on 20 principal components of RNA and of "
+            "histology, age, sex and stage.",
         ]
     )
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-from model.batch import MODALITIES
 from model.errors import TriSurvError
 from train.baselines import build_baselines, out_of_fold
 from train.crossval import FoldResult, Run
@@ -20,9 +19,6 @@ def fit_baselines(
     """
     modalities, schema = run.config.fusion.read().modalities, run.interface.clinical
     baselines = build_baselines(modalities, schema, run.config.rna, MeanEmbedding(run.bags))
-    if set(modalities) == set(MODALITIES):  # the strongest simple one in public cohorts
-        without = build_baselines(("rna", "clinical"), schema, run.config.rna)
-        baselines["late fusion, RNA + clinical"] = without["late fusion"]
     tests = [result.test for result in results]
     risks, left_out = [], []
     for name, baseline in baselines.items():
