@@ -29,9 +29,13 @@ def find_device(wanted: str, *, warn: Warn) -> torch.device:
 def open_device(name: str) -> torch.device:
     """Return a device after trying it: one that is listed may be out of order, too old or full.
 
+    Convolutions in float32 are in float32 from then on: unasked, a GPU rounds their factors to 10
+    bits, so that risks would depend on who has one.
+
     Raises:
         ConfigError: There is no such device, or torch cannot use it.
     """
+    torch.backends.cudnn.allow_tf32 = False
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter by a torch without CUDA
