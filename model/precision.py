@@ -181,12 +181,16 @@ def pack_products(network: nn.Module) -> None:
     """Give oneDNN the convolutions and linear layers, in place; for CPUs only.
 
     A convolution takes the activation along that its module lists just after it. Nothing happens
-    where PyTorch comes without oneDNN, and on processors on which nobody has tried it.
+    where PyTorch comes without oneDNN, on processors on which nobody has tried it, and to a network
+    in bfloat16 on those whose instructions oneDNN finds too old for that.
 
     Args:
         network: Its products and activations are as they stay.
     """
     if platform.machine() != "x86_64" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return
+    reduced = any(weights.dtype == torch.bfloat16 for weights in network.parameters())
+    if reduced and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
     for parent in list(network.modules()):
         children = [*parent.named_children(), ("", nn.Identity())]

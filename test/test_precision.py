@@ -13,6 +13,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from model.case import Case, SlideFile
+from model.devices import open_device
 from model.encoder import ENCODERS, Encoder
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.precision import (
@@ -107,9 +108,24 @@ class TestFold:
         assert isinstance(network[2], nn.BatchNorm2d)
 
 
+each_dtype = pytest.mark.parametrize(
+    ("dtype", "most"),
+    [
+        (torch.float32, 1e-4),
+        pytest.param(
+            *(torch.bfloat16, 1e-2),
+            marks=pytest.mark.skipif(
+                not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+                reason="oneDNN has no bfloat16 on this processor",
+            ),
+        ),
+    ],
+)
+
+
 class TestPack:
     @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50"])
-    @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+    @each_dtype
     def test_changes_no_more_than_rounding(
         self, name: str, dtype: torch.dtype, most: float
     ) -> None:
@@ -135,7 +151,7 @@ class TestPack:
             assert difference < most * wanted.abs().max()
 
     @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
-    @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+    @each_dtype
     def test_linear_layers(self, name: str, dtype: torch.dtype, most: float) -> None:
         """Eva's attention multiplies by the weights of its layers itself."""
         torch.manual_seed(0)
@@ -181,6 +197,14 @@ class TestPack:
         packed = [index for index, layer in enumerate(network) if isinstance(layer, PackedConv)]
         assert packed == [0, 6]
         assert isinstance(network[2], nn.ReLU)
+
+    def test_bfloat16_without_instructions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2))
+        pack_products(network.bfloat16())
+        assert [type(layer) for layer in network] == [nn.Conv2d, nn.Linear]
+        pack_products(network.float())
+        assert [type(layer) for layer in network] == [PackedConv, PackedLinear]
 
     def test_other_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("platform.machine", lambda: "aarch64")
@@ -296,3 +320,9 @@ def test_the_predictor_says_it(
     bag = lenient_predictor.embed(case, warn=said.append, progress=lambda done, total: None)
     assert bag is not None
     assert said == ["encoder x: in float32"]
+
+
+def test_a_gpu_convolves_in_float32_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    open_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
