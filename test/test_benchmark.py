@@ -18,7 +18,8 @@ from model.fusion import NAMES
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
 from train.benchmark_config import BenchmarkConfig, CohortTable
-from train.benchmark_results import read_published, reading, summary
+from train.benchmark_published import read_published
+from train.benchmark_results import reading, summary
 from train.benchmark_scores import CohortRisks, ModelRisks, Scores, score
 from train.cohort import outcomes
 from train.config import read_toml

@@ -22,7 +22,8 @@ from model.weights import sha256_of
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
 from train.benchmark_oracle import run_oracle
-from train.benchmark_results import read_published, write_results
+from train.benchmark_published import read_published
+from train.benchmark_results import write_results
 from train.benchmark_scores import CohortRisks, ModelRisks
 from train.cohort import outcomes
 from train.config import read_toml

@@ -1,18 +1,14 @@
 """The page of a benchmark: a table a cohort, and in words what its numbers allow to say."""
 
-import csv
 import os
 import platform
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 
-from model.errors import ConfigError
 from model.files import write_whole
 from model.messages import listed
 from train.baselines import INNER_FOLDS, Forest
@@ -20,22 +16,13 @@ from train.benchmark_config import BenchmarkConfig, title
 from train.benchmark_figure import draw_forest
 from train.benchmark_oracle import OracleResult
 from train.benchmark_oracle_page import oracle_section, table
+from train.benchmark_published import read_published
 from train.benchmark_scores import CohortRisks, Line, Scores, score
 from train.estimate import Estimate
 from train.table_fusion import Chosen
 
 ENDPOINTS = {"dss": "disease-specific survival", "pfi": "progression-free interval"}
 LIBRARIES = ("torch", "scikit-survival", "numpy", "pandas")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Numbers that others published on a study: value, or value and standard deviation."""
-
-    source: str
-    endpoint: str
-    selection: str
-    values: dict[str, tuple[float, ...]]
 
 
 def write_results(
@@ -179,7 +166,7 @@ def _section(config: BenchmarkConfig, scores: Scores) -> str:
         " ".join(reading(scores)),
         "Published, not computed here; other inputs (most use slides), and often another rule of "
         "selection:",
-        "\n".join(_published(part) for part in published) or "- none known",
+        "\n".join(f"- {part}" for part in published) or "- none known",
     ]
     return "\n\n".join(lines)
 
@@ -217,37 +204,6 @@ def reading(scores: Scores) -> list[str]:
             "differences between unpaired numbers mean nothing."
         )
     return sentences
-
-
-def _published(part: Published) -> str:
-    values = ", ".join(
-        f"{model} {' ± '.join(_number(value) for value in numbers)}"
-        for model, numbers in part.values.items()
-    )
-    return f"- {part.source}; {part.endpoint}; {part.selection}: {values}"
-
-
-def read_published(data: Path, study: str) -> list[Published]:
-    """Return a study's rows of the collected published results, one part a source.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    path = data / "results" / "published_results.csv"
-    try:
-        with path.open(newline="") as file:
-            rows = [r for r in csv.DictReader(file) if r["cohort"] == f"TCGA-{study.upper()}"]
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a readable CSV, found: {error.strerror}") from error
-    parts: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = defaultdict(dict)
-    for row in rows:
-        numbers = tuple(float(row[name]) for name in ("value", "sd") if row[name])
-        label = f"{row['model']} ({row['modalities']})" if row["modalities"] else row["model"]
-        parts[row["source"], row["endpoint"], row["note"]][label] = numbers
-    return [
-        Published(source=source, endpoint=endpoint, selection=note, values=values)
-        for (source, endpoint, note), values in parts.items()
-    ]
 
 
 # -- numbers as text -----------------------------------------------------------------------------
