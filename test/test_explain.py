@@ -14,10 +14,10 @@ from linear_fusion import Linear, member_of
 from PIL import Image
 from small_bundles import PATCHES, build_bundle
 from synthetic import no_warning
-from toy_bundles import CLINICAL, RNA, make_bundle
+from toy_bundles import CLINICAL, CLINICAL_TEXT, RNA, make_bundle
 from toy_fusions import DIMS
 
-from model.batch import Bag
+from model.batch import Bag, Batch
 from model.bundle import Bundle
 from model.case import Case, Record, SlideFile
 from model.errors import ConfigError
@@ -297,3 +297,31 @@ def test_a_clinical_column_is_all_of_its_entries(tmp_path: Path) -> None:
     weights = fusion.w.tolist()
     assert columns["age"].contribution == pytest.approx((81 - 70) / 9 * weights[0] / 2, abs=1e-5)
     assert columns["stage"].contribution == pytest.approx(weights[2] / 2, abs=1e-5)
+
+
+class LinearInText(Linear):
+    """The clinical record's part comes from its sentences."""
+
+    READS_TEXT = True
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        told = replace(batch, clinical=torch.zeros_like(batch.clinical))
+        return super().forward(told) + batch.clinical_tokens.sum(dim=(1, 2))[:, None]
+
+
+def test_a_clinical_column_is_its_sentence_where_a_fusion_reads_text(tmp_path: Path) -> None:
+    member = replace(member_of(LinearInText()), clinical_text=CLINICAL_TEXT)
+    found, said, _ = explain_toy(replace(make_bundle(), members=(member,)), tmp_path, slides=0)
+    assert not [line for line in said if "unexplained" in line]
+    age, stage = CLINICAL_TEXT.apply(Record({"age": 73, "stage": "T1HG"}, Path()), warn=no_warning)
+    contributions = {column.name: column.contribution for column in found.clinical}
+    assert contributions == {
+        "age": pytest.approx(age.sum() / 2, abs=1e-5),
+        "stage": pytest.approx(stage.sum() / 2, abs=1e-5),
+    }
+
+
+def test_survpgc_is_told_the_record_in_text(tmp_path: Path) -> None:
+    found, _, _ = explain_toy(make_bundle("survpgc", patches=PATCHES), tmp_path, bag=toy_bag())
+    assert abs(found.modalities["clinical"]) > 0.01
+    assert {column.name for column in found.clinical} == {"age", "stage"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_fusions import DIMS, NAMES, build_toy, toy_cases, without
+from toy_fusions import DIMS, NAMES, TOY_SETTINGS, build_toy, toy_cases, without
 
 from model.batch import MODALITIES, Batch, CaseInputs, Modality, collate
 from model.errors import ConfigError
@@ -91,6 +91,24 @@ def test_evaluation_is_deterministic(name: str) -> None:
     first = fusion(batch)
     torch.manual_seed(2)
     assert fusion(batch).equal(first)
+
+
+@each_fusion
+def test_dropout_is_the_same_without_a_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training step's first pass has none, and its second carries the gradient back."""
+    monkeypatch.setattr("model.fusion.layers.piece_size", lambda _: 4)
+    widths = {
+        key: value for key, value in TOY_SETTINGS.get(name, {}).items() if "dropout" not in key
+    }
+    fusion = build_fusion(name, widths, DIMS).train()
+    batch = collate(toy_cases(9, 2, 5), DIMS)
+    torch.manual_seed(1)
+    expected = fusion(batch)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        assert fusion(batch).equal(expected)
+    if any("dropout" in key for key in type(fusion).Config.model_fields):
+        assert not fusion(batch).equal(expected)
 
 
 @each_fusion

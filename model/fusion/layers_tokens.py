@@ -176,8 +176,10 @@ def _in_pieces(layers: nn.Module, bag: torch.Tensor) -> torch.Tensor:
     """Return what layers make of each patch (B, N, width) of a bag (B, N, D).
 
     Without a graph, which keeps every layer's activations anyway, only one piece's are in memory.
+    In training not even then: a step's first pass has no graph, and its second one must meet the
+    same dropout.
     """
-    if torch.is_grad_enabled():
+    if layers.training or torch.is_grad_enabled():
         whole: torch.Tensor = layers(bag)
         return whole
     rows, size = bag.flatten(0, 1), piece_size(bag.device)
