@@ -18,17 +18,20 @@ from model.process import prepare_process
 def local_workers(count: int | None = None, *, device: str = "auto") -> Workforce:
     """Return a worker for each GPU, or for every few cores of this machine; or `count` of them.
 
+    They share the GPUs, or have the one that `device` names, such as "cuda:1".
+
     Raises:
         ConfigError: The device is not there.
     """
-    gpus = count_gpus(device)
+    _, _, index = device.partition(":")
+    gpus = 1 if index else count_gpus(device)
     cores = len(os.sched_getaffinity(0))
     count = count or gpus or max(1, cores // CORES_PER_WORKER)
     return Workforce(
         count=count,
         threads=max(1, cores // count),
         kind="cuda" if gpus else "cpu",
-        start=lambda number: LocalWorker(f"cuda:{number % gpus}" if gpus else "cpu"),
+        start=lambda number: LocalWorker(f"cuda:{index or number % gpus}" if gpus else "cpu"),
     )
 
 

@@ -5,9 +5,9 @@ paths; the program itself is sent to them.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import ray
@@ -19,10 +19,17 @@ from model.errors import ConfigError
 from model.process import prepare_process
 
 
-def ray_workers(address: str, count: int | None = None, *, device: str = "auto") -> Workforce:
+def ray_workers(
+    address: str,
+    count: int | None = None,
+    *,
+    device: str = "auto",
+    packages: Sequence[ModuleType] = (model,),
+) -> Workforce:
     """Join a cluster; return a worker for each of its GPUs, or for every few cores, or `count`.
 
-    More workers than fit at the moment wait for room: for nodes that come later.
+    More workers than fit at the moment wait for room: for nodes that come later. The nodes are sent
+    the `packages`.
 
     Raises:
         ConfigError: There is no such cluster, it has no free node, or not the device.
@@ -30,7 +37,7 @@ def ray_workers(address: str, count: int | None = None, *, device: str = "auto")
     try:
         ray.init(
             address=address,
-            runtime_env={"py_modules": [str(Path(model.__file__).parent)]},
+            runtime_env={"py_modules": [folder for each in packages for folder in each.__path__]},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

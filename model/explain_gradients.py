@@ -57,9 +57,10 @@ def attribute_risk(member: Member, batch: Batch) -> Attribution:
 
     Each input's contribution is (x_i - x'_i) ∫₀¹ ∂risk(x' + a (x - x')) / ∂x_i da, and x' is the
     reference patient: zeros. Those are the training means, for genes and clinical numbers were
-    standardised; the bundle holds no mean embedding, so a patch or a sentence starts from the vector
-    in which no feature is active. What the case lacks stays absent in the reference, too. The steps are doubled
-    until the contributions sum to risk - reference, which the method promises in the limit.
+    standardised; the bundle holds no mean embedding, so a patch or a sentence starts from the
+    vector in which no feature is active. What the case lacks stays absent in the reference, too. The steps
+    are doubled until the contributions sum to risk - reference, which the method promises in the
+    limit.
 
     Source: Sundararajan, Taly and Yan 2017, "Axiomatic attribution for deep networks", equation 1.
     """

@@ -157,3 +157,8 @@ def test_each_gpu_has_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(gpus.count):
         gpus.start(number)
     assert started == ["cuda:0", "cuda:1", "cuda:2"]
+    started.clear()
+    of_one = local_workers(2, device="cuda:1")
+    for number in range(of_one.count):
+        of_one.start(number)
+    assert (of_one.kind, started) == ("cuda", ["cuda:1", "cuda:1"])

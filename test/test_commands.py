@@ -56,6 +56,15 @@ def test_a_terminal_that_goes_ends_no_run() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_of_several_processes_the_first_speaks_and_each_warns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    commands.say("fold 1")
+    commands.warn("case C1: no resolution")
+    assert capsys.readouterr().out == "warning: case C1: no resolution\n"
+
+
 def test_ctrl_c_ends_a_run_in_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import no_warning
 from toy_bundles import make_bundle
 
+from model.bags import bag_path, write_bag
+from model.batch import Bag
 from model.case import Case, Record
 from model.encoder import ENCODERS
 from model.errors import CaseError
@@ -21,3 +24,15 @@ def test_a_row_of_a_table_that_cannot_be_used_names_its_case(tmp_path: Path) -> 
     bags = Bags(tmp_path, ENCODERS["uni"], PatchSpec())
     with pytest.raises(CaseError, match=r"^case P007: .*rna\.csv: expected at most 2 of 10 genes"):
         make_fold(member, cases, bags, warn=no_warning)
+
+
+def test_bags_stay_in_memory_as_long_as_they_fit(tmp_path: Path) -> None:
+    uni, patches = ENCODERS["uni"], PatchSpec()
+    for name, count in {"A": 60, "B": 50, "C": 30, "D": 10}.items():
+        places = torch.zeros(count, 2, dtype=torch.int64)
+        bag = Bag(torch.zeros(count, uni.width), places, places[:, 0].contiguous())
+        write_bag(bag_path(tmp_path, name), bag, uni, patches)
+    bags = Bags(tmp_path, uni, patches, cache_bytes=100 * uni.width * 4)
+    first = {name: bags.get(name) for name in "ABCD"}
+    kept = [name for name, bag in first.items() if bags.get(name) is bag]
+    assert kept == ["A", "C", "D"]

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from model.cohort_local import local_workers
 from model.cohort_workers import Workforce
 from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
+from train import embed
+from train.config import EmbedConfig
 from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
 
 KILLED_RUN = """
@@ -323,3 +327,36 @@ def test_processes_make_the_same_bags(tmp_path: Path) -> None:
     embed_here(cases, tmp_path / "here")
     embed_on(local_workers(2, device="cpu"), cases, tmp_path / "workers", no_warning)
     assert same_bags(tmp_path / "here", tmp_path / "workers")
+
+
+@pytest.mark.parametrize(
+    ("told", "ranks", "expected"),
+    [
+        ({"workers": 2}, {}, ("local", 2, "cuda")),
+        ({"workers": 2}, {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}, ("local", 2, "cuda:3")),
+        ({"ray": "auto"}, {}, ("auto", None, "cuda")),
+        ({"ray": "auto", "workers": 9}, {}, ("auto", 9, "cuda")),
+    ],
+)
+def test_who_makes_the_bags(
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[str, Any],
+    ranks: dict[str, str],
+    expected: tuple[object, ...],
+) -> None:
+    pytest.importorskip("ray")
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train.ranks.open_device", torch.device)
+    monkeypatch.setattr(embed, "local_workers", lambda count, *, device: ("local", count, device))
+    monkeypatch.setattr(
+        "model.cohort_ray.ray_workers",
+        lambda address, count, *, device, packages: (
+            *(address, count, device),
+            *(package.__name__ for package in packages),
+        ),
+    )
+    config = SimpleNamespace(embed=EmbedConfig(**told), device="cuda")
+    found = embed._workforce(config)
+    assert found[:3] == expected
+    assert found[3:] in {(), ("model", "train")} and (len(found) == 5) == ("ray" in told)

@@ -1,5 +1,8 @@
 """A file is there whole, or not at all."""
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,39 @@ def test_the_first_error_is_the_one_that_is_raised(tmp_path: Path) -> None:
     assert caught.value.__context__ is None
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "absent" / "a.json", b"new")
+
+
+RACE = """
+import sys
+from pathlib import Path
+from model.files import whole
+
+path, letter = Path(sys.argv[1]), sys.argv[2]
+for _ in range(300):
+    with whole(path) as part, part.open("w") as file:
+        for _ in range(20):
+            file.write(letter * 1000)
+            file.flush()
+    assert len(set(path.read_text())) == 1
+"""
+
+
+def test_processes_that_write_one_file_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    root = Path(__file__).parent.parent
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RACE, path, letter], cwd=root) for letter in "ABC"
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_nothing_can_be_locked_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    write_whole(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").read_bytes() == b"new"

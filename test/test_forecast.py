@@ -136,6 +136,15 @@ def test_a_group_without_an_event_has_an_interval_and_one_without_follow_up_is_l
     assert calibration(forecast, early, 36.0) == []
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_group_that_ends_with_an_event_and_a_censored_case_is_left_out(forecast, first):
+    n = len(forecast.risk)
+    event = np.arange(n) % 2 == (0 if first else 1)
+    assert calibration(forecast, Outcome(event=event, time=np.full(n, 30.0)), 36.0) == []
+    dead = Outcome(event=np.full(n, fill_value=True), time=np.full(n, 30.0))
+    assert all(point.observed == 0 for point in calibration(forecast, dead, 36.0))
+
+
 def test_the_calibration_time_follows_unit_and_follow_up(cohort):
     outcome, _, _ = cohort
     assert calibration_time(outcome, "months") == 36

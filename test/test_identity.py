@@ -12,6 +12,7 @@ from mean_colour import PATCHES, SPEC
 from small_runs import read_table, write_run, write_table
 from synthetic import no_warning
 
+import model
 from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.errors import ConfigError
@@ -93,6 +94,17 @@ def test_changed_data_is_refused_and_named(folder: Path, name: str) -> None:
         f"{differing}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        start(folder)
+
+
+def test_a_program_that_has_changed_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder)
+    (folder / "fusion").mkdir()
+    (folder / "fusion" / "mine.py").write_text("width = 8")
+    monkeypatch.setattr("model.__path__", [*model.__path__, str(folder / "fusion")])
+    with pytest.raises(ConfigError, match=r"found a run that differs in program$"):
         start(folder)
 
 

@@ -288,8 +288,9 @@ def test_subsample_keeps_order_and_coordinates() -> None:
 def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
     case = CaseInputs(bag=torch.ones(2, 6), rna=torch.ones(5))
     rng = np.random.default_rng(0)
-    seen = {drop_modalities(case, ("slide", "rna"), 0.6, rng).modalities for _ in range(200)}
-    assert seen == {("slide",), ("rna",), ("slide", "rna")}
+    drawn = [drop_modalities(case, ("slide", "rna"), 0.6, rng).modalities for _ in range(2000)]
+    assert set(drawn) == {("slide",), ("rna",), ("slide", "rna")}
+    assert abs(drawn.count(("slide",)) - drawn.count(("rna",))) < 150
     seen = {drop_modalities(case, ("rna",), 0.6, rng).modalities for _ in range(50)}
     assert seen == {("slide",), ("slide", "rna")}
 

@@ -236,8 +236,8 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning."""
-    say(f"warning: {text}")
+    """Print a warning; of several processes, whichever meets it."""
+    print(f"warning: {text}", flush=True)
 
 
 def _once() -> Warn:

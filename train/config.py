@@ -81,10 +81,10 @@ class EncoderConfig(_Part):
 class EmbedConfig(_Part):
     """Who makes the bags: so many processes of this machine, or a Ray cluster at an address.
 
-    One process means this one; None, one per GPU or per few cores.
+    Without a number it is this process alone, or as many as the cluster has room for.
     """
 
-    workers: int | None = Field(default=1, gt=0)
+    workers: int | None = Field(default=None, gt=0)
     ray: str | None = None
 
 

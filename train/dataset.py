@@ -27,7 +27,7 @@ from train.text_encoder import load_text_encoder
 
 @dataclass
 class Bags:
-    """The cohort's bags on disk; those that fit into `cache_bytes` stay in memory."""
+    """The cohort's bags on disk; as long as they fit into `cache_bytes`, they stay in memory."""
 
     directory: Path
     encoder: EncoderSpec
@@ -47,8 +47,8 @@ class Bags:
         if not path.is_file():
             return None
         bag = read_bag(path, self.encoder, self.patches)
-        self.cache_bytes -= bag.embeddings.nbytes
-        if self.cache_bytes > 0:
+        if bag.embeddings.nbytes <= self.cache_bytes:
+            self.cache_bytes -= bag.embeddings.nbytes
             self._kept[case_id] = bag
         return bag
 
@@ -240,12 +240,12 @@ def subsample(case: CaseInputs, max_patches: int | None, rng: np.random.Generato
 def drop_modalities(
     case: CaseInputs, optional: Sequence[str], probability: float, rng: np.random.Generator
 ) -> CaseInputs:
-    """Drop each optional modality at random; a case keeps at least one of those it has."""
+    """Drop each optional modality at random; where that is all of a case's, one of them stays."""
     dropped = [
         name
         for name, draw in zip(MODALITIES, rng.random(len(MODALITIES)), strict=True)
         if name in optional and name in case.modalities and draw < probability
     ]
     if len(dropped) == len(case.modalities):
-        dropped = dropped[1:]
+        del dropped[rng.integers(len(dropped))]
     return case.only([name for name in MODALITIES if name not in dropped])

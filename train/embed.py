@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+import model
+import train
 from model.bags import BagMaker, SlideEmbedder, bag_path, update_bag
 from model.case import Case
 from model.cohort_local import local_workers
@@ -46,7 +48,7 @@ def make_bags(
         maker = _slide_embedder(config, spec)
         if maker.network.notice:
             warn(maker.network.notice)
-        if config.embed.ray is None and config.embed.workers == 1:
+        if config.embed.ray is None and config.embed.workers in {None, 1}:
             embed_cohort(mine, maker, directory, warn=warn, progress=progress)
         else:
             work = CaseEmbedder(maker.encoder, config.encoder.weights, config.patches, directory)
@@ -181,9 +183,12 @@ def _slide_embedder(config: TrainConfig, spec: EncoderSpec) -> SlideEmbedder:
 
 
 def _workforce(config: TrainConfig) -> Workforce:
-    """Return the workers that make the bags."""
+    """Return the workers that make the bags; of several processes, each has those of its card."""
     if config.embed.ray is None:
-        return local_workers(config.embed.workers, device=config.device)
+        shared = config.device if ranks.world_size() == 1 else str(ranks.device(config.device))
+        return local_workers(config.embed.workers, device=shared)
     from model.cohort_ray import ray_workers  # noqa: PLC0415 - an optional package
 
-    return ray_workers(config.embed.ray, config.embed.workers, device=config.device)
+    return ray_workers(
+        config.embed.ray, config.embed.workers, device=config.device, packages=(model, train)
+    )

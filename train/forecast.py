@@ -176,13 +176,19 @@ def calibration(forecast: Forecast, outcome: Outcome, at: float) -> list[Calibra
     points = []
     for rows in np.array_split(np.argsort(predicted, kind="stable"), n_groups):
         group = outcome.take(rows)
-        if not len(rows) or (group.time.max() < at and not group.event[group.time.argmax()]):
+        if not len(rows) or not _is_followed(group, at):
             continue
         observed, low, high = observed_survival(group, at)
         points.append(
             CalibrationPoint(len(rows), float(predicted[rows].mean()), observed, low, high)
         )
     return points
+
+
+def _is_followed(group: Outcome, at: float) -> bool:
+    """Say whether survival at a time can be seen: somebody is there yet, or the last had events."""
+    last = group.time.max()
+    return bool(last >= at or group.event[group.time == last].all())
 
 
 def observed_survival(outcome: Outcome, at: float) -> tuple[float, float, float]:

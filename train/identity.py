@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import model
+import train
 from model.bags import bag_path, identify
 from model.case import Record
 from model.errors import ConfigError
@@ -55,6 +57,7 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     bags = [bag_path(config.cohort.bag_dir, case.case_id) for case in cases]
     return {
         # Who made the bags is no matter of the run: a killed one may go on with other workers.
+        "program": _program_sha256(),
         "config": config.model_dump(mode="json", exclude={"embed"}),
         "cases": _sha256([(c.case_id, c.event, c.time, c.centre, c.patient_id) for c in cases]),
         "RNA": _records_sha256([case.case.rna for case in cases]),
@@ -66,6 +69,13 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
         if uses_slides
         else None,
     }
+
+
+def _program_sha256() -> str:
+    """Return the sha256 of the code: while a run is down, somebody may change a fusion."""
+    folders = [Path(folder) for package in (model, train) for folder in package.__path__]
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return _sha256([(path.name, sha256_of(path)) for path in files])
 
 
 def cohort_sha256(cases: Sequence[LabelledCase]) -> str:

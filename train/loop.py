@@ -55,7 +55,8 @@ def train_fusion(
     """Train a fusion in place on a fold, and log each epoch's loss, on `validation` too.
 
     Everything random in an epoch follows from the seed and the epoch's number, so a run that
-    resumes from its checkpoint ends like one that was never interrupted.
+    resumes from its checkpoint ends like one that was never interrupted (on a GPU, whose sums have
+    no fixed order, up to rounding).
 
     Raises:
         ConfigError: The loss is no longer a number.
