@@ -58,9 +58,9 @@ def attribute_risk(member: Member, batch: Batch) -> Attribution:
     Each input's contribution is (x_i - x'_i) ∫₀¹ ∂risk(x' + a (x - x')) / ∂x_i da, and x' is the
     reference patient: zeros. Those are the training means, for genes and clinical numbers were
     standardised; the bundle holds no mean embedding, so a patch or a sentence starts from the
-    vector in which no feature is active. What the case lacks stays absent in the reference, too. The steps
-    are doubled until the contributions sum to risk - reference, which the method promises in the
-    limit.
+    vector in which no feature is active. What the case lacks stays absent in the reference, too.
+    The steps are doubled until the contributions sum to risk - reference, which the method promises
+    in the limit.
 
     Source: Sundararajan, Taly and Yan 2017, "Axiomatic attribution for deep networks", equation 1.
     """
@@ -68,16 +68,16 @@ def attribute_risk(member: Member, batch: Batch) -> Attribution:
     vectors = VECTORS_OF_TEXT if member.fusion.READS_TEXT else VECTORS
     inputs = tuple(_full_input(batch, name, vectors) for name in used)
 
-    def score(*values: torch.Tensor) -> torch.Tensor:
+    def risk_at(*values: torch.Tensor) -> torch.Tensor:
         logits = member.fusion(_fill(batch, dict(zip(used, values, strict=True)), vectors))
         # Where a fusion hides an input from the gradient (clusters), that is 0 instead of an error.
         hidden = 0 * sum(value.sum(dim=1) for value in values)
         return (risk(logits) - member.risk_mean) / member.risk_sd + hidden
 
     with torch.no_grad():
-        of_case = score(*inputs).item()
-        of_reference = score(*map(torch.zeros_like, inputs)).item()
-    method = IntegratedGradients(score)
+        of_case = risk_at(*inputs).item()
+        of_reference = risk_at(*map(torch.zeros_like, inputs)).item()
+    method = IntegratedGradients(risk_at)
     for steps in STEPS:
         gradients = method.attribute(
             inputs,

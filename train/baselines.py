@@ -184,9 +184,9 @@ def out_of_fold(
     return total / count
 
 
-def inner_folds(cases: Cases, k: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cases]]:
-    """Yield (training, validation) cases of k folds, the same for every model."""
-    for test in stratified_folds(cases, k, seed=[k]):
+def inner_folds(cases: Cases, count: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cases]]:
+    """Yield (training, validation) cases of `count` folds, the same for every model."""
+    for test in stratified_folds(cases, count, seed=[count]):
         yield hold_out(cases, test)
 
 
@@ -229,7 +229,7 @@ def build_baselines(
     baselines: dict[str, Baseline] = {"Kaplan-Meier": KaplanMeier(), **one}
     if len(parts) > 1:
         baselines["late fusion"] = LateFusion(tuple(RidgeCox(view) for view in parts.values()))
-    if set(parts) == set(MODALITIES):  # the strongest simple one in public cohorts
+    if set(parts) == set(MODALITIES):  # slides' features may cost more than they bring
         without = LateFusion((RidgeCox(parts["rna"]), RidgeCox(clinical)))
         baselines["late fusion, RNA + clinical"] = without
     together = Together(tuple(parts.values()))

@@ -210,10 +210,11 @@ def information(path: Path, overrides: Sequence[str]) -> None:
     if bundle.manifest.encoder is None or bundle.manifest.patches is None:
         raise ConfigError(f"{target}: expected a fusion of slides, found {bundle.manifest.fusion}")
     bags = Bags(config.cohort.bag_dir, bundle.manifest.encoder, bundle.manifest.patches)
+    warn_once = _once()
     for number, member in enumerate(bundle.members, start=1):
         if not isinstance(member.fusion, Survq):
             raise ConfigError(f"{target}: expected survq, found {bundle.manifest.fusion}")
-        fold = make_fold(member, cases, bags, warn=_once())
+        fold = make_fold(member, cases, bags, warn=warn_once)
         for modality, kept in information_kept(member.fusion, fold).items():
             say(f"member {number}, {modality}: {kept}")
 
