@@ -13,8 +13,8 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
+from model.cells import as_text
 from model.errors import ConfigError
-from model.rows import as_text
 
 _BLOCK_ROWS = 64  # of a dense matrix at once
 _COMPRESSED_AXIS = {"csr_matrix": 0, "csc_matrix": 1}
