@@ -9,6 +9,7 @@ from pathlib import Path
 from model.errors import CaseError, Warn, about_case, about_files
 from model.files import write_whole
 from model.interface import MONTHS_PER, Interface, Socket, Unit
+from model.json_files import read_json
 
 NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
 """What tables and JSON hold, in lower case, where nothing is known of any column."""
@@ -96,19 +97,19 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         return Case(
             case_id=_case_id(input_dir, interface, items, slides),
             slides=slides,
-            rna=expression(_socket_record(input_dir, interface, items, "rna")),
-            clinical=_socket_record(input_dir, interface, items, "clinical"),
+            rna=expression(_socket_record(input_dir, interface, items, "rna", warn)),
+            clinical=_socket_record(input_dir, interface, items, "clinical", warn),
             default_mpp=interface.default_mpp,
         )
 
 
-def read_record(path: Path, hidden: frozenset[str] = frozenset()) -> Record | None:
+def read_record(path: Path, hidden: frozenset[str] = frozenset(), *, warn: Warn) -> Record | None:
     """Read a flat JSON object without its hidden keys (in lower case); JSON null is no record.
 
     Raises:
         CaseError: The file cannot be read, or holds something else.
     """
-    return _as_record(read_json(path), path, hidden)
+    return _as_record(read_json(path, warn=warn), path, hidden)
 
 
 def expression(record: Record | None) -> Record | None:
@@ -122,23 +123,6 @@ def expression(record: Record | None) -> Record | None:
 def has_value(value: object) -> bool:
     """Say whether a record's value, or a table's cell, tells anything."""
     return str(value).strip().lower() not in NO_VALUE
-
-
-def read_json(path: Path) -> object:
-    """Read a JSON file.
-
-    Raises:
-        CaseError: It is absent or is not JSON.
-    """
-    try:
-        content: object = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CaseError(path, expected="a JSON file", found="no file") from None
-    except OSError as error:
-        raise CaseError(path, expected="a readable JSON file", found=error.strerror) from error
-    except (ValueError, RecursionError) as error:  # no JSON, no text, or too many brackets
-        raise CaseError(path, expected="valid JSON", found=error) from error
-    return content
 
 
 def clear_answers(output_dir: Path, interfaces: Sequence[Interface]) -> None:
@@ -181,7 +165,7 @@ def _read_inputs(
         if not input_dir.is_dir():
             raise CaseError(input_dir, expected="the folder of a job", found="no folder")
         return None
-    content = read_json(path)
+    content = read_json(path, warn=warn)
     if not isinstance(content, list):
         kind = type(content).__name__
         raise CaseError(path, expected="a JSON list with one item per socket", found=f"a {kind}")
@@ -263,6 +247,7 @@ def _socket_record(
     interface: Interface,
     items: Mapping[str, dict[str, object]] | None,
     modality: str,
+    warn: Warn,
 ) -> Record | None:
     """Read the record of a modality's socket, from its file or from the value inside the item."""
     for socket in interface.of(modality):
@@ -270,7 +255,8 @@ def _socket_record(
         if path is None:
             continue
         inline = items[socket.slug].get("value") if items else None
-        content = inline if inline is not None and not path.exists() else read_json(path)
+        is_inline = inline is not None and not path.exists()
+        content = inline if is_inline else read_json(path, warn=warn)
         return _as_record(content, path, interface.hidden(modality))
     return None
 

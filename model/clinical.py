@@ -1,6 +1,7 @@
 """The clinical record: numbers and categories become one vector, whatever a hospital writes."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from model.case import Record
+from model.cells import to_number
 from model.errors import ConfigError, Warn
 from model.interface import ClinicalSchema
 from model.messages import some
@@ -119,11 +121,21 @@ class ClinicalSpec(BaseModel):
         return np.array(encoded, dtype=np.float32)
 
     def _check_keys(self, record: Record, row: Mapping[str, object], *, warn: Warn) -> None:
-        """Warn of a record in another language or form: it would pass for one of gaps alone."""
+        """Warn of a record in another language or form, which would pass for one of gaps alone.
+
+        Warn, too, of keys that say two things of one column.
+        """
         names = [*(n.name for n in self.numbers), *(c.name for c in self.categories)]
         if not any(name.lower() in row for name in names):
             found = some([repr(key) for key in record.values]) or "none"
             warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
+        counts = Counter(map(_fold, record.values))
+        repeated = [name for name in names if counts[name.lower()] > 1]
+        if repeated:
+            warn(
+                f"{record.source}: expected each key once, whatever its case, found more of "
+                f"{some(repeated)}; the first is used"
+            )
 
 
 class NumberRange(BaseModel):
@@ -175,8 +187,18 @@ class ClinicalRange(BaseModel):
 
 
 def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
-    """Return a record's values under lower-case keys without spaces around them."""
-    return {key.strip().lower(): value for key, value in values.items()}
+    """Return a record's values under lower-case keys without spaces around them.
+
+    Of keys that become the same, the first holds.
+    """
+    lower: dict[str, object] = {}
+    for key, value in values.items():
+        lower.setdefault(_fold(key), value)
+    return lower
+
+
+def _fold(key: str) -> str:
+    return key.strip().lower()
 
 
 def _known_numbers(
@@ -197,8 +219,8 @@ def read_number(value: object, missing: frozenset[str]) -> float | None:
     """Return a finite number, or None where the value is missing or no number."""
     if _is_missing(value, missing) or not isinstance(value, int | float | str):
         return None
-    number = _to_number(value)
-    return number if number is not None and math.isfinite(number) else None
+    number = to_number(value)
+    return number if math.isfinite(number) else None
 
 
 def read_category(value: object, missing: frozenset[str]) -> str | None:
@@ -211,19 +233,10 @@ def _spell(value: object) -> str:
     text = " ".join(str(value).lower().split())
     if text.isascii() and text.isdigit():
         return text.lstrip("0") or "0"  # exact: a code may have more digits than a float
-    number = _to_number(text)
-    return text if number is None else repr(number).removesuffix(".0")
+    number = to_number(text)
+    return text if math.isnan(number) else repr(number).removesuffix(".0")
 
 
 @lru_cache
 def _spell_all(codes: frozenset[str]) -> frozenset[str]:
     return frozenset(map(_spell, codes))
-
-
-def _to_number(value: int | float | str) -> float | None:
-    if isinstance(value, str) and "_" in value:  # a code of two parts, which Python reads as one
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
-        return None

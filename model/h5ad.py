@@ -13,6 +13,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
+from model.cells import as_text
 from model.errors import ConfigError
 
 _BLOCK_ROWS = 64  # of a dense matrix at once
@@ -68,7 +69,7 @@ def _index(table: Any) -> list[str]:
     index = table[table.attrs["_index"]]
     if isinstance(index, h5py.Group):  # a nullable string array: values and mask
         index = index["values"]
-    return [str(name) for name in index.asstr()[...]]
+    return [as_text(name) for name in index.asstr()[...]]
 
 
 def _read_matrix(
@@ -104,9 +105,15 @@ def _read_sparse(
     axis = _COMPRESSED_AXIS[matrix.attrs["encoding-type"]]
     if axis == 1:
         rows, columns, values = columns, rows, values.T
-    bounds = matrix["indptr"][...]
+    length, width = (int(matrix.attrs["shape"][side]) for side in (axis, 1 - axis))
+    bounds = matrix["indptr"][...].astype(np.int64)
+    stored = min(len(matrix["indices"]), len(matrix["data"]))
+    if len(bounds) != length + 1 or (np.diff(bounds, prepend=0, append=stored) < 0).any():
+        raise ValueError(f"X/indptr that does not divide {stored:,} values into {length:,} parts")
     for place, row in enumerate(rows):
         own = slice(bounds[row], bounds[row + 1])
-        whole = np.zeros(matrix.attrs["shape"][1 - axis])
-        whole[matrix["indices"][own]] = matrix["data"][own]
-        values[place] = whole[columns]
+        indices = matrix["indices"][own].astype(np.int64)
+        if ((indices < 0) | (indices >= width)).any():
+            raise ValueError(f"X/indices outside 0 to {width - 1}")
+        # What is stored in parts adds up.
+        values[place] = np.bincount(indices, matrix["data"][own], minlength=width)[columns]

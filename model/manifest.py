@@ -171,10 +171,8 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
             case = Case(
                 row.case_id,
                 row.slides,
-                rna=expression(read_record(row.rna, interface.hidden("rna"))) if row.rna else None,
-                clinical=read_record(row.clinical, interface.hidden("clinical"))
-                if row.clinical
-                else None,
+                rna=expression(_own_record(row.rna, interface.hidden("rna"), warn=warn)),
+                clinical=_own_record(row.clinical, interface.hidden("clinical"), warn=warn),
                 default_mpp=interface.default_mpp,
             )
     return replace(
@@ -182,6 +180,10 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
         rna=case.rna or tables.rna.get(row.case_id),
         clinical=case.clinical or tables.clinical.get(row.case_id),
     )
+
+
+def _own_record(path: Path | None, hidden: frozenset[str], *, warn: Warn) -> Record | None:
+    return None if path is None else read_record(path, hidden, warn=warn)
 
 
 def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row:

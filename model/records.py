@@ -1,6 +1,5 @@
 """Records of many cases in one file: one row per case, one column per gene or clinical field."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from model.case import Record, has_value
+from model.cells import as_text, to_number
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
 from model.messages import some
-from model.rows import Cells, as_text, check_columns, read_header, read_lines
+from model.rows import Cells, check_columns, read_header, read_lines
 
 
 def read_expression(
@@ -151,12 +151,7 @@ def _read_lines(
 
 def _number(cell: object) -> float:
     """Return a cell as a number, NaN where it is none."""
-    if isinstance(cell, float):
-        return cell
-    try:
-        return float(as_text(cell))
-    except ValueError:
-        return math.nan
+    return cell if isinstance(cell, float) else to_number(as_text(cell))
 
 
 # -- AnnData -------------------------------------------------------------------------------------

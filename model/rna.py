@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.case import Record
+from model.cells import to_number
 from model.errors import CaseError, ConfigError, Warn
 from model.messages import some
 
@@ -140,7 +141,8 @@ def _values(
     """Return the genes' values on the log scale (G,), NaN where missing or not finite."""
     found = [record.get(gene) for gene in genes]
     try:
-        values = np.array(found, dtype=np.float64)  # nearly always; ten times as fast as one by one
+        # Nearly always; ten times as fast as one by one. Text has its own rules.
+        values = np.array([] if str in map(type, found) else found, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         values = np.array([])
     if values.shape != (len(genes),):
@@ -152,9 +154,4 @@ def _values(
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, int | float | str):
-        return float("nan")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):  # no number, or an integer of hundreds of digits
-        return float("nan")
+    return to_number(value) if isinstance(value, int | float | str) else float("nan")

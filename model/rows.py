@@ -4,7 +4,6 @@ Cells stay text, so that an id of 007 is not 7.
 """
 
 import csv
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from model.cells import as_text
 from model.errors import ConfigError
 from model.messages import some
 
@@ -56,8 +56,11 @@ def read_lines(path: Path) -> Iterator[Cells]:
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         found = "another kind of file" if path.is_file() else "no file"
         raise ConfigError(f"{path}: expected a table ({' or '.join(SUFFIXES)}), found {found}")
+    read = _parquet_lines if is_parquet else _csv_lines
     try:
-        yield from _parquet_lines(path) if is_parquet else _csv_lines(path)
+        unused = _unused_columns(read(path))
+        for cells in read(path):
+            yield [c for place, c in enumerate(cells) if place not in unused] if unused else cells
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: expected a readable table, found: {reason}") from error
@@ -82,13 +85,8 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ConfigError(f"{path}: expected each column once, found more of {some(repeated)}")
-
-
-def as_text(cell: object) -> str:
-    """Return a cell as text, empty where nothing is known."""
-    missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
-    return "" if missing else str(cell).strip()
+        found = some([name or "'' (no name)" for name in repeated])
+        raise ConfigError(f"{path}: expected each column once, found more of {found}")
 
 
 def check_ids(path: Path, case_ids: Sequence[str]) -> None:
@@ -104,6 +102,15 @@ def check_ids(path: Path, case_ids: Sequence[str]) -> None:
             raise ConfigError(f"{path}: expected each case once, found {case_id} {count} times")
 
 
+def _unused_columns(lines: Iterator[Cells]) -> set[int]:
+    """Return the places of the columns without name and content: Excel leaves such at the end."""
+    unused = {place for place, name in enumerate(next(lines, ())) if not as_text(name)}
+    # Most tables name all columns, and are read only once.
+    while unused and (cells := next(lines, None)) is not None:
+        unused = {place for place in unused if not as_text(cells[place])}
+    return unused
+
+
 def _csv_lines(path: Path) -> Iterator[Cells]:
     width = 0
     # Excel puts a byte order mark in front.
@@ -116,7 +123,8 @@ def _csv_lines(path: Path) -> Iterator[Cells]:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise ConfigError(
-                    f"{place}: expected cells with quotes in pairs, found: {error}"
+                    f"{place}: expected cells with quotes in pairs, of at most "
+                    f"{csv.field_size_limit():,} characters, found: {error}"
                 ) from error
             if cells is None:
                 return
@@ -155,4 +163,20 @@ def _parquet_lines(path: Path) -> Iterator[Cells]:
     with pq.ParquetFile(path) as file:
         yield file.schema_arrow.names
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            columns = zip(batch.schema.names, batch.columns, strict=True)
+            yield from zip(*(_values(path, *column) for column in columns), strict=True)
+
+
+def _values(path: Path, name: str, column: pa.Array) -> list[object]:
+    """Return the values of a Parquet file's column; bytes are those of text."""
+    try:
+        values: list[object] = column.to_pylist()
+        if "binary" in str(column.type):  # also that of a dictionary
+            values = [cell.decode() if isinstance(cell, bytes) else cell for cell in values]
+    # Dates that Python does not have, unknown time zones, bytes that are no UTF-8.
+    except (ArithmeticError, LookupError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: column {name}: expected text, numbers or dates, found: {reason}"
+        ) from error
+    return values

@@ -25,11 +25,11 @@ from model.case import (
     Record,
     SlideFile,
     read_case,
-    read_json,
     read_record,
 )
 from model.errors import CaseError
 from model.interface import ClinicalSchema
+from model.json_files import read_json
 from model.manifest import Tables, build_case, list_download
 from train.cohort import case_labels, label_value
 
@@ -93,9 +93,22 @@ def test_the_expression_of_a_job_holds_genes_alone(job: Path) -> None:
 def test_a_record_may_hold_nan_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "rna.json"
     path.write_bytes(b'\xef\xbb\xbf{"TP53": NaN, "RB1": 7.5}')
-    record = read_record(path)
+    record = read_record(path, warn=no_warning)
     assert record is not None
     assert repr(record.values) == "{'TP53': nan, 'RB1': 7.5}"
+
+
+def test_a_key_twice_is_answered_with_a_warning(job: Path) -> None:
+    (job / PATHS[CLINICAL]).write_text('{"age": 72, "age": 50}')
+    (job / PATHS[RNA]).write_text('{"age": 7.5, "age": 50}')
+    warnings: list[str] = []
+    case = read_case(job, CHIMERA, warn=warnings.append)
+    assert case.clinical == Record({"age": 72}, job / PATHS[CLINICAL])
+    assert case.rna == Record({"age": 7.5}, job / PATHS[RNA])
+    assert warnings == [
+        f"{job / PATHS[slug]}: expected each key once, found more of age; the first is used"
+        for slug in (RNA, CLINICAL)
+    ]
 
 
 BROKEN = {
@@ -160,7 +173,7 @@ def test_a_listed_record_without_a_file_is_an_error(job: Path) -> None:
 
 def test_a_record_that_is_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CaseError) as caught:
-        read_json(tmp_path)
+        read_json(tmp_path, warn=no_warning)
     assert str(caught.value) == f"{tmp_path}: expected a readable JSON file, found Is a directory"
 
 

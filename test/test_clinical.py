@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job_files import CHIMERA
+from job_files import CHIMERA, no_warning
 from pydantic import ValidationError
 
 from model.case import Record, read_record
@@ -150,6 +150,16 @@ def test_keys_and_categories_match_in_any_case(change: Callable[[str], str]) -> 
         for key, value in FIRST.items()
     }
     assert encode(changed) == encode(FIRST)
+
+
+def test_of_keys_that_differ_in_case_alone_the_first_is_used_and_warned_of() -> None:
+    spec = toy_spec({"size": 1}, {"size": 5})
+    warning = (
+        "clinical.json: expected each key once, whatever its case, found more of size; "
+        "the first is used"
+    )
+    found = {"size=missing": 0.0, "size": 1.5}
+    assert encode_warned({"size": 6, " Size": 1, "SIZE": 2}, spec) == (found, [warning])
 
 
 def test_spaces_around_a_key_have_no_meaning() -> None:
@@ -303,7 +313,7 @@ def test_no_label_changes_the_vector(tmp_path: Path, seed: int) -> None:
 
     path = tmp_path / "clinical.json"
     path.write_text(json.dumps(shuffled))
-    read = read_record(path, SCHEMA.labels)
+    read = read_record(path, SCHEMA.labels, warn=no_warning)
     assert read is not None
     assert read.values == FIRST
 

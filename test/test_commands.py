@@ -85,12 +85,27 @@ def test_a_config_in_latin_1_is_refused(run: Path, capsys: pytest.CaptureFixture
     assert told.startswith(f"{run}: expected valid TOML, found: 'utf-8' codec can't decode")
 
 
+def test_a_config_may_start_with_a_byte_order_mark(run: Path) -> None:
+    config = read_config(run)
+    run.write_bytes(b"\xef\xbb\xbf" + run.read_bytes())
+    assert read_config(run) == config
+
+
 def test_a_folder_that_cannot_be_written_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     told = refusal(capsys, "simulate", tmp_path / "file" / "cohort")
     assert told.startswith(f"{tmp_path}/file/cohort: expected a folder to write in, found: ")
+
+
+@pytest.mark.parametrize("setting", ["rna_shift=inf", "sigma=1e300", "sigma=nan"])
+def test_a_simulation_that_is_refused_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    told = refusal(capsys, "simulate", tmp_path / "cohort", setting)
+    assert told.startswith(f"simulate: {setting.partition('=')[0]}: Input should be ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,6 +343,11 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(
     assert told == f"{tmp_path}: expected a file to write, found a folder"
     told = refusal(capsys, "evaluate", *own, "--report", tmp_path / "file" / "report")
     assert told.startswith(f"{tmp_path}/file/report: expected a folder to write in, found: Not a")
+    new = tmp_path / "new"
+    for folder in (new, new / "report"):
+        told = refusal(capsys, "evaluate", *own, "--output", new, "--report", folder)
+        assert told == f"{new}: expected a file to write, found the report's folder"
+        assert not new.exists()
     told = refusal(capsys, "fit", fitted / "run.toml", f"output={tmp_path}/file")
     assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
 

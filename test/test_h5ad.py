@@ -31,12 +31,13 @@ def write_h5ad(
     values: NDArray[np.float32],
     *,
     layout: str = "array",
+    ids: list[str] = IDS,
     genes: list[str] = GENES,
     nullable: bool = False,
 ) -> Path:
     """Write what AnnData writes of obs, var and X."""
     with h5py.File(path, "w") as file:
-        for name, index in (("obs", IDS), ("var", genes)):
+        for name, index in (("obs", ids), ("var", genes)):
             group = file.create_group(name)
             group.attrs.update({"encoding-type": "dataframe", "_index": "names"})
             if nullable:
@@ -128,6 +129,49 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["X"].attrs["encoding-type"] = "coo_matrix"
     refused(f"{beginning}'coo_matrix'")
+
+
+@pytest.mark.parametrize("layout", ["csr_matrix", "csc_matrix"])
+def test_what_a_sparse_matrix_stores_in_parts_adds_up(tmp_path: Path, layout: str) -> None:
+    values = expression()
+    path = write_h5ad(tmp_path / "a.h5ad", values, layout=layout)
+    with h5py.File(path, "a") as file:
+        parts = {name: file[f"X/{name}"][...] for name in ("data", "indices", "indptr")}
+        del file["X/data"], file["X/indices"], file["X/indptr"]
+        file["X/data"] = np.repeat(parts["data"] / 2, 2)
+        file["X/indices"] = np.repeat(parts["indices"], 2)
+        file["X/indptr"] = parts["indptr"] * 2
+    np.testing.assert_array_equal(read_h5ad(path, set(IDS), None).values, values)
+
+
+@pytest.mark.parametrize("layout", ["csr_matrix", "csc_matrix"])
+@pytest.mark.parametrize(
+    ("part", "place", "value", "message"),
+    [
+        ("indices", 0, 10_000, "X/indices outside 0 to "),
+        ("indices", 0, -1, "X/indices outside 0 to "),
+        ("indptr", -1, 10_000, "X/indptr that does not divide "),
+        ("indptr", 1, 10_000, "X/indptr that does not divide "),
+        ("indptr", 0, -1, "X/indptr that does not divide "),
+    ],
+)
+def test_a_damaged_sparse_matrix_is_one_line(
+    tmp_path: Path, layout: str, part: str, place: int, value: int, message: str
+) -> None:
+    path = write_h5ad(tmp_path / "a.h5ad", expression(), layout=layout)
+    with h5py.File(path, "a") as file:
+        numbers = file[f"X/{part}"][...]
+        numbers[place] = value
+        file[f"X/{part}"][...] = numbers
+    with pytest.raises(ConfigError, match=f"^{path}: expected an AnnData file .*{message}"):
+        read_h5ad(path, set(IDS), None)
+
+
+def test_spaces_around_ids_and_genes_have_no_meaning(tmp_path: Path) -> None:
+    genes = [f" {gene} " for gene in GENES]
+    path = write_h5ad(tmp_path / "a.h5ad", expression(), genes=genes, ids=[f"{i} " for i in IDS])
+    found = read_h5ad(path, {"P003"}, {"G1"})
+    assert (found.ids, found.genes) == (("P003",), ("G1",))
 
 
 def test_outcomes_among_the_variables_are_no_genes(tmp_path: Path) -> None:

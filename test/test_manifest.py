@@ -101,7 +101,10 @@ def test_a_note_may_have_several_lines(tmp_path: Path) -> None:
         ("case_id,a,a\nA,1,2\n", "expected each column once, found more of a"),
         ("case_id,time,Time\nA,1,2\n", "expected each column once, found more of time"),
         ("case_id,a\nA,1\nB,1,2\n", "line 3: expected 2 cells, found 3"),
-        ('case_id,note\nA,"x\nB,y\nC,z\n', "line 2: expected cells with quotes in pairs, found: "),
+        (
+            'case_id,note\nA,"x\nB,y\nC,z\n',
+            "line 2: expected cells with quotes in pairs, of at most ",
+        ),
         ('case_id,note\n\nA,"x\nB,y\nC,z"\n', "line 3: expected a row, found a quoted cell with "),
         ('case_id,a,b\nA,"1,2\n\nB,1,2\nC,1",2\n', "line 2: expected a row, found a quoted cell"),
         ('case_id,a\n"A,1\r\n",2\n', "line 2: expected a row, found a quoted cell with further"),
@@ -249,7 +252,7 @@ def test_case_tells_genes_apart_and_not_clinical_fields(tmp_path: Path) -> None:
 
 def test_a_cell_that_is_no_number_is_missing_for_its_case_alone(tmp_path: Path) -> None:
     rows = list_table(write(tmp_path / "m.csv", "case_id\nA\nB\nC\nD\n"))
-    cells = 'A,1,2\nB,low,#N/A\nC,"7,5",4\nD,n/a,1e3\nX,high,high\n'
+    cells = 'A,1,2\nB,1_000,#N/A\nC,"7,5",4\nD,n/a,1e3\nX,high,high\n'
     path = write(tmp_path / "rna.csv", f"case_id,G1,G2\n{cells}")
     warnings: list[str] = []
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append)

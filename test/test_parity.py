@@ -16,7 +16,7 @@ from jobs import read_answer, run_door, write_job
 from safetensors.torch import load_file
 
 from model.bundle import Bundle
-from model.case import read_json
+from model.json_files import read_json
 from model.predictor import Predictor
 from train.__main__ import main
 from train.cohort import LabelledCase, read_cohort
@@ -148,8 +148,9 @@ def test_the_container_answers_what_the_evaluation_says(
         contents: dict[str, Any] = {
             SLIDE: slide.path,
             MASK: slide.mask,
-            RNA: read_json(Path(f"{stem}_RNA.json")),
-            CLINICAL: read_json(Path(f"{stem}_CD.json")),  # labels and all, as published
+            RNA: read_json(Path(f"{stem}_RNA.json"), warn=no_warning),
+            # labels and all, as published
+            CLINICAL: read_json(Path(f"{stem}_CD.json"), warn=no_warning),
         }
         job = write_job(tmp_path / labelled.case_id, contents)
         output = tmp_path / f"{labelled.case_id}-output"

@@ -133,7 +133,7 @@ def test_numeric_strings_and_integers_are_numbers(value: object) -> None:
 
 NOT_A_VALUE = [
     None, math.nan, math.inf, -math.inf, "", "NA", "nan", "inf", "-Infinity", "high", [7.0],
-    {"value": 7.0}, 10**400,
+    {"value": 7.0}, 10**400, "1_000",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,10 @@ def test_broken_settings_are_refused(tmp_path: Path, content: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("field", [{"cases": 0}, {"censored": 1.0}, {"width_um": 1000}, {"x": 1}])
+@pytest.mark.parametrize(
+    "field",
+    [{"cases": 0}, {"censored": 1.0}, {"width_um": 1000}, {"x": 1}, {"rna_shift": math.inf}],
+)
 def test_settings_are_checked(field: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SimulateConfig.model_validate(field)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from model.case import Case, Record, has_value, read_json
+from model.case import Case, Record, has_value
+from model.cells import to_number
 from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
+from model.json_files import read_json
 from model.manifest import Row, Tables, build_case, list_download, list_table, read_tables
 from model.rows import SUFFIXES
 from train.config import CohortConfig
@@ -233,7 +235,7 @@ def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
 
 def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
     """Return the (event, time) that a public clinical record carries, each None where absent."""
-    content = read_json(path)
+    content = read_json(path, warn=lambda text: None)  # said where the case is read
     values = content if isinstance(content, dict) else {}
     return label_value(values, schema.event), label_value(values, schema.time)
 
@@ -266,10 +268,7 @@ def _event(value: object, where: str) -> bool:
 
 
 def _time(value: object, where: str) -> float:
-    try:
-        number = math.nan if "_" in str(value) else float(str(value))  # Python reads 1_000 as 1000
-    except ValueError:
-        number = math.nan
+    number = to_number(str(value))
     if not (math.isfinite(number) and number > 0):
         raise ConfigError(f"{where}: expected a time above 0, found {value!r}")
     return number

@@ -231,7 +231,7 @@ def read_toml(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> M
         ConfigError: The file or an override is not valid.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: expected a readable TOML, found: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from joblib.numpy_pickle import NumpyUnpickler  # type: ignore[import-untyped]
 
-from model.case import Record, read_json
+from model.case import Record
 from model.clinical import CategoryColumn, ClinicalSpec, NumberColumn
 from model.errors import BundleError, ConfigError, Warn
 from model.interface import ClinicalSchema
+from model.json_files import read_json
 from model.rna import RnaSpec
 from model.survival import TimeMapping
 from model.weights import UNREADABLE
@@ -85,7 +86,7 @@ def read_genes(path: Path) -> RnaSpec:
         ConfigError: It is not a list of gene symbols.
         CaseError: It is not JSON.
     """
-    genes = read_json(path)
+    genes = read_json(path, warn=lambda text: None)  # a list has no keys
     if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
         raise ConfigError(f"{path}: expected a list of gene symbols, found something else")
     width = len(genes)

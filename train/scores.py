@@ -26,6 +26,8 @@ def check_places(output: Path | None, report: Path | None) -> None:
     Raises:
         ConfigError: Nothing can be written there.
     """
+    if output and report and report.resolve().is_relative_to(output.resolve()):
+        raise ConfigError(f"{output}: expected a file to write, found the report's folder")
     if output is not None:
         make_folder(output.parent)
         if output.is_dir():

@@ -46,15 +46,15 @@ class SimulateConfig(BaseModel):
         mpp: Of level 0, micrometres per pixel; levels 1 and 2 are 4 and 16 times coarser.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cases: int = Field(150, ge=1)
     seed: int = Field(0, ge=0)
     centre_b: float = Field(0.3, ge=0, le=1)
     interaction: float = Field(0.5, ge=0, le=1)
-    sigma: float = Field(3.0, ge=0)
+    sigma: float = Field(3.0, ge=0, le=10)
     censored: float = Field(0.64, ge=0, lt=1)
-    rna_shift: float = Field(0.3, ge=0)
+    rna_shift: float = Field(0.3, ge=0, le=10)
     stain_shift: float = Field(0.08, ge=0, lt=1)
     missing: float = Field(0.03, ge=0, le=1)
     width_um: int = Field(2048, ge=256, multiple_of=64)
@@ -139,7 +139,6 @@ def simulate_cohort(directory: Path, config: SimulateConfig, *, progress: Progre
     Raises:
         ConfigError: The folder holds something else, or a cohort of other settings.
     """
-    _claim(directory, config)
     latents = simulate_latents(
         config.cases,
         config.interaction,
@@ -148,6 +147,7 @@ def simulate_cohort(directory: Path, config: SimulateConfig, *, progress: Progre
         sigma=config.sigma,
         censored=config.censored,
     )
+    _claim(directory, config)  # a folder is claimed for what can be drawn alone
     event, months = _outcomes(latents)
     case_ids = _case_ids(config)
     _write_truth(directory / "truth.csv", case_ids, latents, event, months)
