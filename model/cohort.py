@@ -164,7 +164,9 @@ def check_cohort(
 
 def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list[Row], Tables]:
     """Read the manifest and, of the wide tables, what the bundle uses."""
-    rows = list_cases(cohort.manifest, scorer.interface)
+    places = (cohort.output, scorer.embeddings, scorer.explain)
+    apart = [place for place in places if place is not None]
+    rows = list_cases(cohort.manifest, scorer.interface, apart=apart)
     members = read_manifest(scorer.bundle).members
     tables = read_tables(
         rows,
