@@ -287,6 +287,15 @@ def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
     assert [dict(record.values) for record in found if record] == [{"G": 5.0}, {"G": 2.0}]
 
 
+def test_tables_that_no_case_needs_are_not_used(tmp_path: Path) -> None:
+    rows = list_table(write(tmp_path / "m.csv", "case_id,rna,clinical\nA,a.json,b.json\n"))
+    path = write(tmp_path / "table.csv", "case_id,G\nA,2\n")
+    warnings: list[str] = []
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=path, warn=warnings.append)
+    assert (tables.rna, tables.clinical) == ({}, {})
+    assert warnings == [f"{path}: not used, as every case has a file of its own"] * 2
+
+
 def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     rows = list_table(write(tmp_path / "m.csv", "case_id\nA\nB\nC\n"))
     path = write(tmp_path / "rna.csv", "case_id,G\nB,2\nX,1\n")
