@@ -19,7 +19,7 @@ from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
-from model.errors import Warn
+from model.errors import Warn, about_folder
 from model.explain_files import is_explained
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
@@ -86,7 +86,7 @@ def score_cohort(
 
     Raises:
         ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or the
-            output folder holds other results.
+            output folder holds other results, or cannot be written.
     """
     started = datetime.now(UTC)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
@@ -113,8 +113,9 @@ def score_cohort(
 
         left = [row for row in rows if row.case_id not in results]
         if left:  # should this run be ended too, nobody takes those of another for its own
-            for name in (CSV, PARQUET, PAGE):
-                (cohort.output / name).unlink(missing_ok=True)
+            with about_folder(cohort.output):
+                for name in (CSV, PARQUET, PAGE):
+                    (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
             # The bag as it is now: the case may have been the one to leave it.
             files = states.pop(row.case_id) + state_of_bags(row, scorer.embeddings)
