@@ -15,6 +15,7 @@ from typing import Any
 from model import __version__
 from model.bundle import Bundle, read_manifest
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
+from model.cohort_places import check_places
 from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
 from model.cohort_table import write_predictions
@@ -86,9 +87,10 @@ def score_cohort(
 
     Raises:
         ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or the
-            output folder holds other results, or cannot be written.
+            output folder holds other results, or a folder cannot be used.
     """
     started = datetime.now(UTC)
+    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:
@@ -144,8 +146,10 @@ def check_cohort(
     """Check a cohort without encoding a slide or writing a file, and say what would fail.
 
     Raises:
-        ConfigError: The manifest or a table cannot be read, or the bundle cannot be loaded.
+        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or a
+            folder of bags or explanations cannot be used.
     """
+    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     counts = Counts(cases=len(rows))
     for row, result in do_all(
