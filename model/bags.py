@@ -14,7 +14,7 @@ from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
-from model.errors import CaseError, ConfigError, Warn, first_problem, printable
+from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
 from model.patches import PatchSpec
 from model.predictor import embed_case
 from model.slide import is_placeholder
@@ -205,8 +205,13 @@ def slide_sources(case: Case) -> tuple[Path, ...]:
     return tuple(file for file in files if file is not None)
 
 
+@about_files()
 def identify_all(paths: Sequence[Path]) -> list[Identity]:
-    """Identify files; none of them unless all are there."""
+    """Identify files; none of them unless all are there.
+
+    Raises:
+        CaseError: One cannot be read.
+    """
     return [identify(path) for path in paths] if all(path.is_file() for path in paths) else []
 
 

@@ -4,7 +4,6 @@
 case in `cohort_scorer.py`, and what stays on the disk in `cohort_log.py`.
 """
 
-import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.bags import bag_path
 from model.bundle import Bundle, read_manifest
-from model.case import Case
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
+from model.cohort_places import check_places
 from model.cohort_scorer import CaseTask, Result, Scorer
+from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
-from model.errors import Warn
+from model.errors import Warn, about_folder
 from model.explain_files import is_explained
-from model.foreign_bags import find_bags
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
@@ -89,9 +87,10 @@ def score_cohort(
 
     Raises:
         ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or the
-            output folder holds other results.
+            output folder holds other results, or a folder cannot be used.
     """
     started = datetime.now(UTC)
+    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:
@@ -111,16 +110,17 @@ def score_cohort(
         states: dict[str, str] = {}
 
         def build_task(row: Row) -> CaseTask:
-            states[row.case_id] = _state_of_files(row)
+            states[row.case_id] = state_of_files(row)
             return CaseTask(row, tables.of(row.case_id))
 
         left = [row for row in rows if row.case_id not in results]
         if left:  # should this run be ended too, nobody takes those of another for its own
-            for name in (CSV, PARQUET, PAGE):
-                (cohort.output / name).unlink(missing_ok=True)
+            with about_folder(cohort.output):
+                for name in (CSV, PARQUET, PAGE):
+                    (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
             # The bag as it is now: the case may have been the one to leave it.
-            files = states.pop(row.case_id) + _state_of_bags(row, scorer.embeddings)
+            files = states.pop(row.case_id) + state_of_bags(row, scorer.embeddings)
             log.append(Entry(files=files, result=result))
             results[row.case_id] = result
             counts.add(result)
@@ -146,8 +146,10 @@ def check_cohort(
     """Check a cohort without encoding a slide or writing a file, and say what would fail.
 
     Raises:
-        ConfigError: The manifest or a table cannot be read, or the bundle cannot be loaded.
+        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or a
+            folder of bags or explanations cannot be used.
     """
+    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     counts = Counts(cases=len(rows))
     for row, result in do_all(
@@ -167,7 +169,9 @@ def check_cohort(
 
 def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list[Row], Tables]:
     """Read the manifest and, of the wide tables, what the bundle uses."""
-    rows = list_cases(cohort.manifest, scorer.interface)
+    places = (cohort.output, scorer.embeddings, scorer.explain)
+    apart = [place for place in places if place is not None]
+    rows = list_cases(cohort.manifest, scorer.interface, apart=apart)
     members = read_manifest(scorer.bundle).members
     tables = read_tables(
         rows,
@@ -202,10 +206,10 @@ def _identity(
     return {
         "version": __version__,
         "bundle_sha256": sha256_of(scorer.bundle),
-        "interface": _sha256(scorer.interface.model_dump_json()),
+        "interface": sha256_of_text(scorer.interface.model_dump_json()),
         "manifest": sha256_of(cohort.manifest)
         if cohort.manifest.is_file()
-        else _sha256("\n".join(row.case_id for row in rows)),
+        else sha256_of_text("\n".join(row.case_id for row in rows)),
         **{name: sha256_of(path) if path else None for name, path in tables.items()},
         "embeddings": str(scorer.embeddings.resolve()) if scorer.embeddings else None,
         "device": workforce.kind,
@@ -216,7 +220,7 @@ def _stands(entry: Entry, row: Row, embeddings: Path | None) -> bool:
     """Say whether a result still holds: the files are the same, and at fault if it failed."""
     if entry.result.retry:
         return False
-    return entry.files == _state_of_files(row) + _state_of_bags(row, embeddings)
+    return entry.files == state_of_files(row) + state_of_bags(row, embeddings)
 
 
 def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
@@ -224,36 +228,6 @@ def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
     if scorer.explain is None or entry.result.error:
         return True
     return is_explained(scorer.explain / entry.result.case_id, bundle_sha256)
-
-
-def _state_of_files(row: Row) -> str:
-    """Return what changes with any of a case's files: their names, sizes and times."""
-    files = [path for slide in row.slides for path in (slide.path, slide.mask)]
-    paths = [path for path in (*files, row.rna, row.clinical) if path is not None]
-    if row.job is not None:
-        paths += sorted(row.job.rglob("*"))
-    return _sha256(repr([(path.name, _state(path)) for path in paths]))
-
-
-def _state_of_bags(row: Row, embeddings: Path | None) -> str:
-    """Return what changes with any of a case's bags, ours or another program's."""
-    if embeddings is None:
-        return ""
-    foreign = find_bags(embeddings, Case(row.case_id, row.slides))
-    paths = [bag_path(embeddings, row.case_id), *(path for _, own in foreign for path in own)]
-    return _sha256(repr([(path.name, _state(path)) for path in paths]))
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:  # absent, or out of reach
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _report(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from model.bags import (
     Said,
@@ -43,6 +44,8 @@ class BagPredictor(Predictor):
     def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
         """Return a case's bag: the stored one, or else a new one, which is then stored.
 
+        One that cannot be stored is warned of.
+
         Raises:
             CaseError: A slide or a bag of another program cannot be read.
             ConfigError: The folder's bag is of another encoder or patch spec.
@@ -62,7 +65,11 @@ class BagPredictor(Predictor):
             # Whoever takes the bag compares its precision with the bundle's.
             warnings = [t for t in said.without_folders(files) if t != self.encoder.notice]
             sources = identify_all(files)
-            write_bag(path, bag, made_by, patches, sources=sources, warnings=warnings)
+            try:
+                write_bag(path, bag, made_by, patches, sources=sources, warnings=warnings)
+            except (OSError, SafetensorError) as error:  # the prediction needs no file of it
+                reason = getattr(error, "strerror", None) or error
+                warn(f"{path}: the bag is not kept, as it cannot be written: {reason}")
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:

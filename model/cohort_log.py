@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.cohort_scorer import Result
-from model.errors import ConfigError
+from model.errors import ConfigError, about_folder
 from model.files import write_whole
 
 RUN, RESULTS = "run.json", "results.jsonl"
@@ -46,14 +46,10 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._identity: dict[str, Any] = {}
-        try:
+        with about_folder(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # For both: what is there is read, and what is new is written at its end.
             self._file: IO[bytes] = (folder / RESULTS).open("a+b")
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: expected a folder to write in, found {error.strerror}"
-            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +60,9 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # It tries once more to write what could not be written.
+        with about_folder(self._folder):
+            self._file.close()
 
     def claim(self, identity: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the folder this run's own, and keep anybody else out as long as it is open.
@@ -115,15 +113,25 @@ class RunLog:
         return entries
 
     def append(self, entry: Entry) -> None:
-        """Put a result on the disk."""
-        self._file.write(entry.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Put a result on the disk.
+
+        Raises:
+            ConfigError: The folder cannot be written, as its disk is full for example.
+        """
+        with about_folder(self._folder):
+            self._file.write(entry.model_dump_json().encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json: the identity, and further facts of the run."""
+        """Write run.json: the identity, and further facts of the run.
+
+        Raises:
+            ConfigError: As `append`.
+        """
         content = json.dumps({"identity": self._identity, **facts}, indent=2)
-        write_whole(self._folder / RUN, content.encode() + b"\n")
+        with about_folder(self._folder):
+            write_whole(self._folder / RUN, content.encode() + b"\n")
 
     def _lock(self) -> None:
         with suppress(OSError):  # some clusters' file systems have no locks

@@ -22,6 +22,7 @@ from model.causes import Cause, group_messages
 from model.cohort_figures import GROUPS, curves_figure, percentiles_figure, times_figure
 from model.cohort_log import PAGE
 from model.cohort_scorer import Result
+from model.errors import about_folder
 from model.files import write_whole
 from model.predictor import SURVIVAL_MONTHS
 from model.survival import Array, TimeMapping
@@ -50,6 +51,9 @@ def write_cohort_report(
         results: One a case of the manifest, in its order.
         run: What `run.json` says.
         bundle: What scored the cases.
+
+    Raises:
+        ConfigError: The folder cannot be written.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -60,7 +64,8 @@ def write_cohort_report(
     )
     page = environment.get_template(TEMPLATE).render(_content(results, run, bundle))
     path = directory / PAGE
-    write_whole(path, page.encode())
+    with about_folder(directory):
+        write_whole(path, page.encode())
     return path
 
 

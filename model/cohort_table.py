@@ -11,6 +11,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from model import __version__
 from model.cohort_log import CSV, PARQUET
 from model.cohort_scorer import Result
+from model.errors import about_folder
 from model.files import write_whole
 from model.manifest import Row
 from model.predictor import SURVIVAL_MONTHS
@@ -46,6 +47,9 @@ def write_predictions(
     """Write both tables; the manifest's further columns follow ours, as text.
 
     One of them with a name of ours, in whatever case, is called `manifest_<name>`.
+
+    Raises:
+        ConfigError: The folder cannot be written.
     """
     extra = list(dict.fromkeys(name for row in rows for name in row.extra))
     titles = _free_names(extra)
@@ -57,8 +61,9 @@ def write_predictions(
         for row in rows
     ]
     header = [*COLUMNS, *titles]
-    write_whole(folder / CSV, _csv(header, lines))
-    write_whole(folder / PARQUET, _parquet(header, lines))
+    with about_folder(folder):
+        write_whole(folder / CSV, _csv(header, lines))
+        write_whole(folder / PARQUET, _parquet(header, lines))
 
 
 def _free_names(names: Iterable[str]) -> list[str]:

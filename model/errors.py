@@ -58,6 +58,16 @@ def about_files() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def about_folder(folder: Path) -> Iterator[None]:
+    """Turn an OSError that comes out of the block into a ConfigError that names a folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{folder}: expected a folder to write in, found {reason}") from error
+
+
 class BundleError(TriSurvError):
     """A bundle that cannot be loaded, or does not fit what it is asked to do."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.errors import ConfigError
+from model.errors import about_folder
 from model.files import write_whole
 
 EXPLANATION = "explanation.json"
@@ -23,12 +23,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ConfigError: The folder cannot be written.
     """
-    try:
+    with about_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_whole(folder / name, content)
-    except OSError as error:
-        raise _refused(folder, error) from error
 
 
 def clear_files(folder: Path) -> None:
@@ -37,11 +35,9 @@ def clear_files(folder: Path) -> None:
     Raises:
         ConfigError: The folder cannot be written.
     """
-    try:
+    with about_folder(folder):
         for path in [path for pattern in _OURS for path in folder.glob(pattern)]:
             path.unlink()
-    except OSError as error:
-        raise _refused(folder, error) from error
 
 
 def is_explained(folder: Path, bundle_sha256: str) -> bool:
@@ -51,7 +47,3 @@ def is_explained(folder: Path, bundle_sha256: str) -> bool:
     except (OSError, ValueError):  # absent, or damaged
         return False
     return isinstance(found, dict) and found.get("bundle_sha256") == bundle_sha256
-
-
-def _refused(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{folder}: expected a folder to write in, found {error.strerror}")

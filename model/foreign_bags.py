@@ -5,6 +5,7 @@ Sources: DIAGNijmegen/CHIMERA `common/src/features/pathology/main.py`, mahmoodla
 `trident/wsi_objects/WSI.py` and `trident/IO.py`. Their coordinates are level-0 pixels.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from model.batch import Bag
 from model.case import Case
 from model.encoder import EncoderSpec
-from model.errors import CaseError, ConfigError, Warn
+from model.errors import CaseError, ConfigError, Warn, about_files
 from model.patches import MPP_TOLERANCE, PatchSpec
 from model.slide import Slide
 
@@ -33,10 +34,14 @@ _ENCODER_IDS = {"uni_v1": "uni", "uni_v2": "uni2_h", "hoptimus0": "h_optimus_0"}
 _UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, LookupError, TypeError)
 
 
+@about_files()
 def find_bags(root: Path, case: Case) -> list[tuple[str, tuple[Path, ...]]]:
     """Return the name and the files of each slide's bag, no files where they are absent.
 
     A case that lists no slide has one bag, or none: `{id}_HE` as in CHIMERA, or `{id}`.
+
+    Raises:
+        CaseError: A folder that may hold them cannot be read.
     """
     if case.slides:
         return [(slide.path.stem, _find_bag(root, slide.path.stem)) for slide in case.slides]
@@ -50,8 +55,18 @@ def _find_bag(root: Path, name: str) -> tuple[Path, ...]:
     coordinates = [
         folder / place.format(name) for folder in (root, root.parent) for place in _COORDINATES
     ]
-    first = [path for path in features if path.is_file()][:1]
-    return (*first, *[path for path in coordinates if path.is_file()][:1]) if first else ()
+    first = [path for path in features if _is_there(path)][:1]
+    return (*first, *[path for path in coordinates if _is_there(path)][:1]) if first else ()
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether a file is there; none has a name that is too long for one."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class Row:
     extra: Mapping[str, str] = field(default_factory=dict)
     job: Path | None = None
 
+    @property
+    def has_files(self) -> bool:
+        """Say whether the manifest has any file of the case."""
+        return bool(self.slides or self.rna or self.clinical or self.job)
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -52,8 +57,13 @@ class Tables:
 
 
 @about_files()
-def list_cases(path: Path, interface: Interface) -> list[Row]:
+def list_cases(path: Path, interface: Interface, *, apart: Sequence[Path] = ()) -> list[Row]:
     """List the cases of a manifest, of a folder of jobs, or of a download.
+
+    Args:
+        path: The manifest, or the folder.
+        interface: Says what a job consists of.
+        apart: Places of a run's own: a folder that has one, and no file of a case, is no case.
 
     Raises:
         ConfigError: It is none of them, or has no case.
@@ -61,7 +71,7 @@ def list_cases(path: Path, interface: Interface) -> list[Row]:
     """
     if not path.is_dir():
         return list_table(path)
-    rows = list_jobs(path, interface) or list_download(path)
+    rows = list_jobs(path, interface, apart=apart) or list_download(path, apart=apart)
     if not rows:
         raise ConfigError(
             f"{path}: expected a manifest ({', '.join(SUFFIXES)}), a folder of Grand Challenge "
@@ -85,15 +95,15 @@ def list_table(path: Path) -> list[Row]:
     return [_row(path, fields, names) for fields in rows]
 
 
-def list_jobs(root: Path, interface: Interface) -> list[Row]:
+def list_jobs(root: Path, interface: Interface, *, apart: Sequence[Path] = ()) -> list[Row]:
     """List the Grand Challenge jobs that lie in a folder, each named after its own folder.
 
     Beside jobs, an empty folder counts as one, as does one that may not be read: whoever scores it
-    is told what it lacks.
+    is told what it lacks. `apart` is that of `list_cases`.
     """
     places = ("inputs.json", *(socket.path for socket in interface.sockets))
     folders = _folders(root)
-    empty = {folder for folder in folders if _is_empty(folder)}
+    empty = {folder for folder in folders if _is_empty(folder) and not _has_any(folder, apart)}
     jobs = {
         folder
         for folder in folders
@@ -104,11 +114,14 @@ def list_jobs(root: Path, interface: Interface) -> list[Row]:
 
 
 @about_files()
-def list_download(root: Path) -> list[Row]:
+def list_download(root: Path, *, apart: Sequence[Path] = ()) -> list[Row]:
     """List the cases of a folder in the layout of the CHIMERA download.
 
     Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
     CD.json,RNA.json}`; `root` may also be the `data` folder itself. Suffixes may be in upper case.
+
+    Beside cases, a folder without such files counts as one, which has none; else nobody would be
+    told of a misspelt name. `apart` is that of `list_cases`.
 
     Raises:
         CaseError: A folder cannot be read.
@@ -122,9 +135,10 @@ def list_download(root: Path) -> list[Row]:
             for part in ("HE.tif", "HE_mask.tif", "RNA.json", "CD.json")
         )
         slides = () if slide is None else (SlideFile(slide, mask),)
-        if slides or rna or clinical:
-            rows.append(Row(printable(folder.name), slides, rna, clinical))
-    return rows
+        row = Row(printable(folder.name), slides, rna, clinical)
+        if row.has_files or not _has_any(folder, apart):
+            rows.append(row)
+    return rows if any(row.has_files for row in rows) else []
 
 
 def read_tables(
@@ -219,6 +233,11 @@ def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _has_any(folder: Path, places: Sequence[Path]) -> bool:
+    """Say whether a folder is one of the places, or one of them is to lie in it."""
+    return any(place.resolve().is_relative_to(folder.resolve()) for place in places)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -181,10 +181,13 @@ def _read_anndata(
 
 
 def _check_found(path: Path, wanted: Collection[str], ids: Sequence[str], *, warn: Warn) -> None:
-    """Make sure that the file has each case at most once, and some of those wanted."""
+    """Make sure that the file has each case at most once, and some of those wanted, if any."""
     repeated = [name for name, count in Counter(ids).items() if count > 1 and name in wanted]
     if repeated:
         raise ConfigError(f"{path}: expected each case once, found more of {some(repeated)}")
+    if not wanted:
+        warn(f"{path}: not used, as every case has a file of its own")
+        return
     absent = sorted(set(wanted) - set(ids))
     if len(absent) == len(wanted):
         raise ConfigError(

@@ -21,6 +21,8 @@ SUFFIXES = (".csv", ".parquet")
 Cells = Sequence[object]
 """A row as it is read: text of a CSV, values of a Parquet file."""
 
+_LONGEST_NAME = 255 - len(".safetensors.part")  # bytes that most file systems leave for an id
+
 _BATCH_ROWS = 64  # of a Parquet file at once: a row of expression has 20,000 columns
 
 
@@ -98,6 +100,11 @@ def check_ids(path: Path, case_ids: Sequence[str]) -> None:
     for case_id, count in Counter(case_ids).items():
         if not case_id or case_id.startswith(".") or not case_id.isprintable() or "/" in case_id:
             raise ConfigError(f"{path}: expected case ids that can name a file, found {case_id!r}")
+        if (size := len(case_id.encode())) > _LONGEST_NAME:
+            raise ConfigError(
+                f"{path}: expected case ids of at most {_LONGEST_NAME} bytes, as files are named "
+                f"after them, found one of {size}: {case_id[:20]}..."
+            )
         if count > 1:
             raise ConfigError(f"{path}: expected each case once, found {case_id} {count} times")
 

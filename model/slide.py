@@ -208,7 +208,10 @@ def is_placeholder(path: Path) -> bool:
 
     Reads no more than a header, and never raises: opening the slide tells what is wrong with it.
     """
-    if not path.is_file() or path.stat().st_size > PLACEHOLDER_BYTES:
+    try:
+        if not path.is_file() or path.stat().st_size > PLACEHOLDER_BYTES:
+            return False
+    except OSError:  # a name that is too long for a file, or a folder out of reach
         return False
     size = untiled_size(path)
     return size is not None and max(size) < PLACEHOLDER_PX

@@ -7,7 +7,7 @@ from typing import Any
 import SimpleITK
 from numpy.typing import NDArray
 
-from model.errors import CaseError
+from model.errors import CaseError, about_files
 
 # It prints its warnings on stderr, where the platform looks for errors.
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]
@@ -34,11 +34,12 @@ def untiled_size(path: Path) -> tuple[int, ...] | None:
     return size
 
 
+@about_files()
 def check_file(path: Path) -> None:
     """Make sure that there is a file, and something in it.
 
     Raises:
-        CaseError: There is not.
+        CaseError: There is not, or nobody can tell.
     """
     if not path.is_file():
         raise CaseError(path, expected="an image file", found="no file")

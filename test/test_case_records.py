@@ -208,9 +208,9 @@ def read_download(root: Path) -> list[Case]:
 @pytest.mark.parametrize("part", ["", "data"])
 def test_the_download_is_read_as_it_lies(download: Path, part: str) -> None:
     cases = read_download(download / part)
-    assert [case.case_id for case in cases] == ["3A_001", "3A_003", "3A_004", "3B_002"]
+    assert [case.case_id for case in cases] == ["3A_001", "3A_003", "3A_004", "3A_005", "3B_002"]
     folder = download / "data" / "3A_001"
-    whole, clinical_only, slide_only, _ = cases
+    whole, clinical_only, slide_only, nothing, _ = cases
     assert whole.slides == (SlideFile(folder / "3A_001_HE.tif", folder / "3A_001_HE_mask.tif"),)
     assert whole.rna == Record(GENES, folder / "3A_001_RNA.json")
     assert whole.clinical == Record({"age": 72, "sex": "Male"}, folder / "3A_001_CD.json")
@@ -218,6 +218,7 @@ def test_the_download_is_read_as_it_lies(download: Path, part: str) -> None:
     assert (clinical_only.slides, clinical_only.rna) == ((), None)
     assert slide_only.slides[0].mask is None
     assert (slide_only.rna, slide_only.clinical) == (None, None)
+    assert nothing == Case("3A_005", default_mpp=0.25)
 
 
 def test_a_broken_record_of_the_download_is_named(download: Path) -> None:

@@ -78,6 +78,14 @@ def test_the_duplicate_folder_is_left_out_with_a_warning(tmp_path: Path) -> None
     assert warnings == ["3B_007_: left out as a duplicate of 3B_007"]
 
 
+def test_folders_without_files_of_a_case_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    write_download(tmp_path)
+    (tmp_path / "data" / "3A_100").mkdir()
+    warnings: list[str] = []
+    assert len(read_cohort(CohortConfig(root=tmp_path), CHIMERA, warn=warnings.append)) == 10
+    assert warnings == [f"{tmp_path}: left out, as they hold none of a case's files: 3A_100"]
+
+
 def test_a_case_without_labels_is_named(tmp_path: Path) -> None:
     write_download(tmp_path)
     write_case(tmp_path, "3B_100", None, 17, key=TIME_KEYS[0])

@@ -1,5 +1,6 @@
 """Cohorts with bags in a folder: reused, written, or made by another program."""
 
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,42 @@ def test_a_changed_slide_is_embedded_again(tmp_path: Path, cohort: Cohort, bundl
     after = column(cohort, "time")
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
     assert "made of other files than the case has now" in column(cohort, "warnings")[1]
+
+
+@pytest.mark.parametrize("keeps_bags", [False, True])
+def test_a_name_that_is_too_long_fails_its_own_row(
+    tmp_path: Path, cohort: Cohort, bundle: Path, keeps_bags: bool
+) -> None:
+    slide = f"{'s' * 250}.mha"  # no file may be named after it
+    (tmp_path / "s2.mha").rename(tmp_path / slide)
+    names = "TCGA-XX-0001-01Z-00-DX1.svs," * 10  # which ';' separates
+    cohort.manifest.write_text(f'case_id,slide\nC0,s0.mha\nC1,"{names}"\nC2,{slide}\n')
+    by = scorer(bundle, embeddings=tmp_path / "bags" if keeps_bags else None)
+    for kept in (0, 3):
+        assert (counts := score(cohort, by)).kept == kept
+        assert counts.failed == 1
+        first, second, third = column(cohort, "error")
+        assert first == third == ""
+        assert second.endswith(": expected a readable file or folder, found File name too long")
+
+
+def test_bags_out_of_reach_fail_their_own_rows(
+    tmp_path: Path, cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.name == "s1.h5":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    by = scorer(bundle, embeddings=tmp_path / "bags")
+    assert score(cohort, by).failed == 1
+    reason = "h5_files/s1.h5: expected a readable file or folder, found Permission denied"
+    assert column(cohort, "error") == ["", f"case C1: {tmp_path}/bags/{reason}", ""]
+    monkeypatch.undo()
+    assert score(cohort, by).failed == 0
 
 
 def test_bags_of_another_patch_size_are_refused_case_by_case(

@@ -13,7 +13,7 @@ from jobs import record_contents, write_job
 from model.case import SlideFile
 from model.cohort import Cohort, score_cohort
 from model.errors import ConfigError
-from model.manifest import list_cases
+from model.manifest import Row, list_cases
 
 CASES = 4
 
@@ -33,6 +33,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> list[str
 def times(cohort: Cohort, bundle: Path) -> list[str]:
     score(cohort, scorer(bundle))
     return [row["time"] for row in read_predictions(cohort.output)]
+
+
+def write_download_case(folder: Path, name: str) -> None:
+    """Write a case's records as the CHIMERA download has them."""
+    folder.mkdir(parents=True)
+    for part, socket in (("CD", CLINICAL), ("RNA", RNA)):
+        (folder / f"{name}_{part}.json").write_text(json.dumps(record_contents()[socket]))
 
 
 def write_wide(path: Path, part: str) -> Path:
@@ -135,6 +142,44 @@ def test_the_download_is_a_cohort(tmp_path: Path, bundle: Path, expected: list[s
     assert times(Cohort(tmp_path / "chimera", tmp_path / "out"), bundle) == expected
 
 
+def test_a_folder_of_the_download_without_its_files_is_a_row(
+    tmp_path: Path, bundle: Path, expected: list[str]
+) -> None:
+    write_download_case(tmp_path / "data" / "A", "A")
+    write_download_case(tmp_path / "data" / "B", "b")
+    (tmp_path / "data" / "C").mkdir()
+    (tmp_path / "data" / ".cache").mkdir()
+    assert times(Cohort(tmp_path, tmp_path / "out"), bundle) == [expected[0], "", ""]
+    errors = [row["error"].split(":")[0] for row in read_predictions(tmp_path / "out")]
+    assert errors == ["", "case B", "case C"]
+
+
+@pytest.mark.parametrize("layout", ["jobs", "download"])
+def test_the_folders_of_a_run_are_no_cases(
+    tmp_path: Path, bundle: Path, expected: list[str], layout: str
+) -> None:
+    if layout == "jobs":
+        write_job(tmp_path / "A", record_contents())
+    else:
+        write_download_case(tmp_path / "A", "A")
+    (tmp_path / "scored").mkdir()  # as `docker run -v` leaves it
+    (tmp_path / "bags").mkdir()
+    cohort = Cohort(tmp_path, tmp_path / "scored" / "today")
+    by = scorer(bundle, embeddings=tmp_path / "bags")
+    for kept in (0, 1):
+        assert score(cohort, by).kept == kept
+        assert [row["time"] for row in read_predictions(cohort.output)] == expected[:1]
+
+
+def test_a_case_that_holds_the_folders_of_a_run_is_one(tmp_path: Path) -> None:
+    write_job(tmp_path / "jobs" / "A", record_contents())
+    write_download_case(tmp_path / "download" / "A", "A")
+    for layout in ("jobs", "download"):
+        root = tmp_path / layout
+        (row,) = list_cases(root, CHIMERA, apart=[root / "A" / "scored"])
+        assert row.has_files
+
+
 @pytest.mark.parametrize("layout", ["jobs", "download"])
 def test_a_folder_name_that_is_no_text_does_not_end_the_run(
     tmp_path: Path, bundle: Path, expected: list[str], layout: str
@@ -144,9 +189,7 @@ def test_a_folder_name_that_is_no_text_does_not_end_the_run(
     if layout == "jobs":
         write_job(folder, record_contents())
     else:
-        folder.mkdir(parents=True)
-        for part, socket in (("CD", CLINICAL), ("RNA", RNA)):
-            (folder / f"{name}_{part}.json").write_text(json.dumps(record_contents()[socket]))
+        write_download_case(folder, name)
     assert times(Cohort(tmp_path / "cohort", tmp_path / "out"), bundle) == expected[:1]
     (row,) = read_predictions(tmp_path / "out")
     assert row["case_id"] == "3A_\\udcff"
@@ -159,8 +202,9 @@ def test_a_job_is_told_from_a_download(tmp_path: Path) -> None:
     (tmp_path / "data" / "B").mkdir(parents=True)
     (tmp_path / "data" / "C").mkdir()
     (tmp_path / "data" / "B" / "B_HE.tif").touch()
-    (row,) = list_cases(tmp_path / "data", CHIMERA)
+    row, empty = list_cases(tmp_path / "data", CHIMERA)
     assert (row.case_id, row.job) == ("B", None)
+    assert empty == Row("C")
     assert [slide.path.name for slide in row.slides] == ["B_HE.tif"]
 
 

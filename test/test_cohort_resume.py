@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -245,3 +246,21 @@ def test_a_folder_that_cannot_be_made_is_one_line(cohort: Cohort, bundle: Path) 
     cohort.output.write_text("in the way")
     with pytest.raises(ConfigError, match=r"expected a folder to write in, found File exists$"):
         score(cohort, scorer(bundle))
+
+
+@pytest.mark.parametrize("most_bytes", [2_500, 20_000])  # for results, and for no report of them
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    cohort: Cohort, bundle: Path, most_bytes: int
+) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, unlimited[1]))
+    message = f"{cohort.output}: expected a folder to write in, found File too large"
+    try:
+        with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+            score(cohort, scorer(bundle))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert not (cohort.output / "report.html").exists()
+    counts = first_counts(cohort, bundle)
+    assert (0 < counts.kept < CASES) == (most_bytes < 20_000)
+    assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES

@@ -174,6 +174,13 @@ def test_spaces_around_ids_and_genes_have_no_meaning(tmp_path: Path) -> None:
     assert (found.ids, found.genes) == (("P003",), ("G1",))
 
 
+def test_a_file_that_no_case_needs_is_not_used(tmp_path: Path) -> None:
+    path = write_h5ad(tmp_path / "a.h5ad", expression())
+    rows, warnings = [Row("P001", rna=tmp_path / "rna.json")], list[str]()
+    assert not read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append).rna
+    assert warnings == [f"{path}: not used, as every case has a file of its own"]
+
+
 def test_outcomes_among_the_variables_are_no_genes(tmp_path: Path) -> None:
     genes = ["G0", "event", "Time", "G3", "Progression", "", "G6"]
     path = write_h5ad(tmp_path / "a.h5ad", expression(), genes=genes)

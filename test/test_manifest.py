@@ -111,6 +111,10 @@ def test_a_note_may_have_several_lines(tmp_path: Path) -> None:
         ("case_id\nA\nB\nA\n", "expected each case once, found A 2 times"),
         ("case_id\n../A\n", "expected case ids that can name a file, found '../A'"),
         ("case_id,a\n,1\n", "expected case ids that can name a file, found ''"),
+        (
+            f"case_id\n{'ä' * 119}\n{'ä' * 120}\n",
+            "expected case ids of at most 238 bytes, as files ",
+        ),
         ("case_id,slide,mask\nA,a;b,m\n", "case A: expected a mask for each slide (as 'a.tif;;c"),
     ],
 )
@@ -284,6 +288,15 @@ def test_a_file_of_its_own_comes_before_a_tables_row(tmp_path: Path) -> None:
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     found = [build_case(row, CHIMERA, tables, warn=no_warning).rna for row in rows]
     assert [dict(record.values) for record in found if record] == [{"G": 5.0}, {"G": 2.0}]
+
+
+def test_tables_that_no_case_needs_are_not_used(tmp_path: Path) -> None:
+    rows = list_table(write(tmp_path / "m.csv", "case_id,rna,clinical\nA,a.json,b.json\n"))
+    path = write(tmp_path / "table.csv", "case_id,G\nA,2\n")
+    warnings: list[str] = []
+    tables = read_tables(rows, CHIMERA, rna=path, clinical=path, warn=warnings.append)
+    assert (tables.rna, tables.clinical) == ({}, {})
+    assert warnings == [f"{path}: not used, as every case has a file of its own"] * 2
 
 
 def test_cases_without_a_row_are_told(tmp_path: Path) -> None:

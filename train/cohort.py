@@ -15,6 +15,7 @@ from model.errors import CaseError, ConfigError, Warn
 from model.interface import ClinicalSchema, Interface
 from model.json_files import read_json
 from model.manifest import Row, Tables, build_case, list_download, list_table, read_tables
+from model.messages import some
 from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
@@ -161,6 +162,10 @@ def _read_download(
             f"{config.root}: expected a manifest beside rna_table or clinical_table, found a folder"
         )
     rows = list_download(config.root)
+    absent = [row.case_id for row in rows if not row.has_files]
+    if absent:
+        warn(f"{config.root}: left out, as they hold none of a case's files: {some(absent)}")
+    rows = [row for row in rows if row.has_files]
     built = _build_cases(rows, interface, Tables(), warn=warn, on_error=on_error)
     cases = [case for _, case in built]
     ids = {case.case_id for case in cases}
