@@ -10,6 +10,7 @@ import simplejpeg
 import tifffile
 from jpeg_slides import (
     HEIGHT,
+    LAYOUT,
     PICTURE,
     WIDTH,
     damage_tile,
@@ -185,6 +186,26 @@ class TestOpenSlideInstead:
         assert source.tiles(0) is None
         source.close()
 
+    def test_when_two_pages_are_of_one_size(self, tmp_path: Path, plain: Plain) -> None:
+        """As a copy with drawings on it, which OpenSlide does not show."""
+        path = write(tmp_path / "slide.tif")
+        drawn = PICTURE.copy()
+        drawn[300:420, 100:500] = (0, 160, 60)
+        tifffile.imwrite(path, drawn, append=True, **LAYOUT)
+        found = patches_of(path, SPEC, expect_tiles=False)
+        np.testing.assert_array_equal(found, plain(path, SPEC))
+
+    @pytest.mark.parametrize("tag", ["ImageWidth", "ImageLength", "TileWidth", "TileLength"])
+    def test_when_a_page_that_it_does_not_show_is_damaged(
+        self, tmp_path: Path, plain: Plain, tag: str
+    ) -> None:
+        path = write(tmp_path / "slide.tif")
+        tifffile.imwrite(path, PICTURE[::2, ::2], append=True, **LAYOUT)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages[1].tags[tag].overwrite(0)
+        found = patches_of(path, SPEC, expect_tiles=tag != "TileLength")
+        np.testing.assert_array_equal(found, plain(path, SPEC))
+
     def test_damage_is_told_as_ever(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -275,6 +296,20 @@ class TestLevel:
             found.read(*found.fullest())
         tiles.close()
         assert capfd.readouterr().err == ""
+
+
+def test_the_file_is_closed_where_its_tags_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    path = write(tmp_path / "slide.tif")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("model.jpeg_tiles.tifffile.TiffFile", fail)
+    with pytest.raises(MemoryError):
+        JpegTiles(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_files_are_closed(tmp_path: Path) -> None:

@@ -181,6 +181,36 @@ class TestReadMask:
         with pytest.raises(CaseError, match=rf"mask\.tif: expected .*, found {found}$"):
             reduce_mask(path, 20)
 
+    @pytest.mark.parametrize("tag", ["ImageWidth", "ImageLength", "TileWidth", "TileLength"])
+    def test_tags_of_nothing(self, tmp_path: Path, tag: str) -> None:
+        path = tmp_path / "mask.tif"
+        write_labels(path, np.ones((150, 100), dtype=bool), dtype=np.uint8)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages[0].tags[tag].overwrite(0)
+        with pytest.raises(CaseError, match=r"mask\.tif: expected .*, found .*zero$"):
+            reduce_mask(path, 20)
+
+    def test_a_coarser_level_in_strips_is_left_alone(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_]
+    ) -> None:
+        values = tissue.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
+        with tifffile.TiffWriter(tmp_path / "mask.tif") as tiff:
+            tiff.write(values, tile=(64, 64), metadata=None)
+            tiff.write(values[::4, ::4].copy(), subfiletype=1, metadata=None)
+        self.check(tmp_path / "mask.tif", slide, tissue)
+
+    @pytest.mark.parametrize("tile", [(64, 64), None], ids=["tiles", "strips"])
+    def test_cut_jpeg(
+        self, tmp_path: Path, tissue: NDArray[np.bool_], tile: tuple[int, int] | None
+    ) -> None:
+        """The decoder fills up with grey, which is tissue."""
+        path = tmp_path / "mask.tif"
+        values = tissue * np.uint8(255)
+        write_labels(path, values, dtype=np.uint8, compression="jpeg", tile=tile)
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(CaseError, match=r"that can be decoded, found a file that is cut$"):
+            reduce_mask(path, 300)
+
     def test_a_name_that_is_no_utf_8(self, tmp_path: Path, slide: Slide) -> None:
         """SimpleITK ends the process there."""
         path = tmp_path / os.fsdecode(b"M\xfcller.mha")
@@ -259,6 +289,14 @@ class TestReadMask:
         mask = find_tissue(slide, path, warn=warnings.append)
         assert mask.coverage.size > 1
         assert warnings[-1].endswith("it is found by its colour instead")
+
+    def test_a_pixel_for_each_patch_of_a_biopsy_is_a_mask(
+        self, tmp_path: Path, slide: Slide
+    ) -> None:
+        values = np.zeros((9, 12), dtype=np.uint8)
+        values[:, :3] = 1
+        path = write_mha(tmp_path / "mask.mha", values)
+        assert find_tissue(slide, path, warn=no_warning).coverage.mean() == 0.25
 
     @pytest.mark.parametrize("kept", [0, 20, 300])
     def test_unreadable_falls_back(
