@@ -139,18 +139,18 @@ def _read_levels(path: Path, file: int) -> tuple[dict[Size, JpegLevel], set[Size
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            tiled = [(_level_of(page, file), _is_jpeg(page)) for page in pages if page.is_tiled]
-            cut_sizes = {level.size_px for level, _ in tiled if len(level.offsets) < level.count}
+            tiled = [(page, _level_of(page, file)) for page in pages if page.is_tiled]
+            cut_sizes = {level.size_px for _, level in tiled if len(level.offsets) < level.count}
+            # Which of several pages of one size is the slide's level, OpenSlide alone knows.
+            pages_of = Counter(level.size_px for _, level in tiled)
+            levels = {
+                level.size_px: level
+                for page, level in tiled
+                if _is_jpeg(page) and _is_complete(level) and pages_of[level.size_px] == 1
+            }
+            return levels, cut_sizes
     except UNREADABLE:
         return {}, set()
-    # Which of several pages of one size is the slide's level, OpenSlide alone knows.
-    pages_of = Counter(level.size_px for level, _ in tiled)
-    levels = {
-        level.size_px: level
-        for level, is_jpeg in tiled
-        if is_jpeg and _is_complete(level) and pages_of[level.size_px] == 1
-    }
-    return levels, cut_sizes
 
 
 def _is_jpeg(page: tifffile.TiffPage) -> bool:

@@ -120,13 +120,14 @@ def _decodable(path: Path) -> Iterator[None]:
 
 
 def _check_ends(tiff: tifffile.TiffFile, level: tifffile.TiffPage) -> None:
-    """Make sure that the file goes on to the end of a level: of a cut JPEG the rest is grey.
+    """Make sure that no JPEG of a level is cut: its rest is grey; other decoders tell themselves.
 
     Raises:
-        ValueError: It ends before.
+        ValueError: The file ends before one does.
     """
+    is_jpeg = level.compression == tifffile.COMPRESSION.JPEG
     ends = (start + length for start, length in _places(level))
-    if max(ends, default=0) > tiff.filehandle.size:
+    if is_jpeg and max(ends, default=0) > tiff.filehandle.size:
         raise ValueError("a file that is cut")
 
 

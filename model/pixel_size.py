@@ -46,7 +46,7 @@ def find_mpp(
                 warn(f"{path}: pixels of {mpp_x:.4g} x {mpp_y:.4g} µm are taken for square")
             return mpp_x
     found = " x ".join(f"{mpp:.4g}" for mpp in all_stated[0]) if all_stated else "none"
-    found += "".join(f", and OME's in an unknown unit, {unit}" for unit in _foreign(properties))
+    found += "".join(f", and OME's in an unknown unit, {unit}" for unit in _unknown_units(properties))
     if default_mpp is None:
         least, most = MPP_RANGE
         raise CaseError(path, expected=f"a pixel size of {least} to {most} µm", found=found)
@@ -100,7 +100,7 @@ def _ome_unit(sizes: Mapping[str, str], axis: str) -> str:
     return html.unescape(sizes.get(f"PhysicalSize{axis}Unit", "µm"))
 
 
-def _foreign(properties: Mapping[str, str]) -> list[str]:
+def _unknown_units(properties: Mapping[str, str]) -> list[str]:
     """Return the units of OME's pixel size that are not known."""
     sizes = _ome_sizes(properties)
     return sorted({_ome_unit(sizes, axis) for axis in "XY"} - OME_UM_PER_UNIT.keys())
