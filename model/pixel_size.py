@@ -20,6 +20,7 @@ OME_UM_PER_UNIT = {
     # The standard's micro sign, and what others write: the Greek letter mu, and no such letter.
     **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns"), 1.0),
 }
+MOST_UNIT_LETTERS = 20
 OBJECTIVE_UM = 10.0
 """Micrometres per pixel times the objective's power: about 0.5 at 20 x, 0.25 at 40 x."""
 
@@ -46,7 +47,8 @@ def find_mpp(
                 warn(f"{path}: pixels of {mpp_x:.4g} x {mpp_y:.4g} µm are taken for square")
             return mpp_x
     found = " x ".join(f"{mpp:.4g}" for mpp in all_stated[0]) if all_stated else "none"
-    found += "".join(f", and OME's in an unknown unit, {unit}" for unit in _unknown_units(properties))
+    for unit in _unknown_units(properties):
+        found += f", and OME's in an unknown unit, {unit[:MOST_UNIT_LETTERS]!r}"
     if default_mpp is None:
         least, most = MPP_RANGE
         raise CaseError(path, expected=f"a pixel size of {least} to {most} µm", found=found)

@@ -137,9 +137,14 @@ def test_ome_that_says_nothing(attributes: str) -> None:
     assert line.endswith("; 0.25 µm is assumed")
 
 
-def test_an_unknown_unit_is_named() -> None:
-    _, (line,) = found(ome("PhysicalSizeX='0.5' PhysicalSizeXUnit='pixel'"), 0.25)
-    unit = "and OME's in an unknown unit, pixel"
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("pixel", "'pixel'"), ("a\nb", r"'a\nb'"), ("x" * 10**6, "'" + "x" * 20 + "'")],
+    ids=["word", "lines", "long"],
+)
+def test_an_unknown_unit_is_named(written: str, shown: str) -> None:
+    _, (line,) = found(ome(f"PhysicalSizeX='0.5' PhysicalSizeXUnit='{written}'"), 0.25)
+    unit = f"and OME's in an unknown unit, {shown}"
     assert line == f"S.tif: pixel size 352.8 x 352.8, {unit}; 0.25 µm is assumed"
 
 
