@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from model.stages import stage
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # What reading the tags of damaged or odd files was seen to raise.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, struct.error)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, struct.error)
 
+Size = tuple[int, int]
 START = b"\xff\xd8"
 END = b"\xff\xd9"
 STORED_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -53,6 +55,11 @@ class JpegLevel:
     offsets: tuple[int, ...]
     lengths: tuple[int, ...]
     head: bytes
+
+    @property
+    def size_px(self) -> Size:
+        """Width and height of the level."""
+        return self.width_px, self.height_px
 
     @property
     def columns(self) -> int:
@@ -111,34 +118,45 @@ class JpegTiles:
 
     Attributes:
         levels: The levels by their width and height; none where the file has no such tiles.
+        cut_sizes: Width and height of the levels, of tiles of any kind, for which the file names
+            fewer tiles than they need: its tags are damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY)
-        self.levels = {
-            (level.width_px, level.height_px): level for level in _read_levels(path, self._file)
-        }
+        try:
+            self.levels, self.cut_sizes = _read_levels(path, self._file)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
 
-def _read_levels(path: Path, file: int) -> list[JpegLevel]:
+def _read_levels(path: Path, file: int) -> tuple[dict[Size, JpegLevel], set[Size]]:
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            levels = [_level_of(page, file) for page in pages if _has_jpeg_tiles(page)]
-            return [level for level in levels if _is_complete(level)]
+            tiled = [(page, _level_of(page, file)) for page in pages if page.is_tiled]
+            cut_sizes = {level.size_px for _, level in tiled if len(level.offsets) < level.count}
+            # Which of several pages of one size is the slide's level, OpenSlide alone knows.
+            pages_of = Counter(level.size_px for _, level in tiled)
+            levels = {
+                level.size_px: level
+                for page, level in tiled
+                if _is_jpeg(page) and _is_complete(level) and pages_of[level.size_px] == 1
+            }
+            return levels, cut_sizes
     except UNREADABLE:
-        return []
+        return {}, set()
 
 
-def _has_jpeg_tiles(page: tifffile.TiffPage) -> bool:
-    """Return whether a page is an image of 8-bit RGB in JPEG tiles."""
+def _is_jpeg(page: tifffile.TiffPage) -> bool:
+    """Return whether a page in tiles is an image of 8-bit RGB in JPEG."""
     return (
-        page.is_tiled
-        and page.compression == tifffile.COMPRESSION.JPEG
+        page.compression == tifffile.COMPRESSION.JPEG
         and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         and page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
         and (page.samplesperpixel, page.bitspersample, page.imagedepth) == (3, 8, 1)

@@ -56,6 +56,7 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
         if levels[0].is_tiled:
             return _reduce_tiles(path, tiff, levels, most_px)
         check_whole(path, _size_px(levels[0]))
+        _check_ends(tiff, levels[0])
         # Planes of channels, depth, height, width, channels of each pixel.
         labels = levels[0].asarray().reshape(levels[0].shaped)[0, 0, ..., 0]
         return _reduce_labels(labels, most_px)
@@ -64,13 +65,14 @@ def reduce_mask(path: Path, most_px: int) -> Overview:
 def _read_labels(path: Path) -> NDArray[Any]:
     """Return the labels (H, W) of a mask that is no TIFF: of a palette the indices."""
     try:
-        picture = Image.open(path, formats=["PNG", "BMP"])
+        picture = Image.open(path, formats=["PNG", "BMP", "JPEG"])
     except UNREADABLE:  # `read_whole` says what is wrong with it, if it is no other format
         return read_whole(path)[0][..., 0]
     with picture, _decodable(path):
+        check_whole(path, picture.size)
+        picture.load()  # refuses a file that is cut, which SimpleITK would fill up with grey
         if picture.mode not in _LABELLED:
             return read_whole(path)[0][..., 0]
-        check_whole(path, picture.size)
         return np.asarray(picture.getchannel(0))
 
 
@@ -90,11 +92,13 @@ def _reduce_tiles(
 
     Cells are squares of whole pixels that fill a tile, so that equal tiles have equal cells.
     """
-    enough = [level for level in levels if max(_size_px(level)) >= most_px]
+    tiled = [level for level in levels if level.is_tiled]
+    enough = [level for level in tiled if max(_size_px(level)) >= most_px]
     level = enough[-1] if enough else levels[0]
     if level.tilewidth * level.tilelength > MOST_MASK_TILE_PX:
         found = f"{level.tilewidth} x {level.tilelength}"
         raise CaseError(path, expected=f"tiles of at most {MOST_MASK_TILE_PX} pixels", found=found)
+    _check_ends(tiff, level)
     cell_px = _cell_px(level, most_px)
     width_px, height_px = _size_px(levels[0])
     return Overview(
@@ -113,6 +117,23 @@ def _decodable(path: Path) -> Iterator[None]:
         yield
     except _UNDECODABLE as error:
         raise CaseError(path, expected="a mask that can be decoded", found=error) from error
+
+
+def _check_ends(tiff: tifffile.TiffFile, level: tifffile.TiffPage) -> None:
+    """Make sure that no JPEG of a level is cut: its rest is grey; other decoders tell themselves.
+
+    Raises:
+        ValueError: The file ends before one does.
+    """
+    is_jpeg = level.compression == tifffile.COMPRESSION.JPEG
+    ends = (start + length for start, length in _places(level))
+    if is_jpeg and max(ends, default=0) > tiff.filehandle.size:
+        raise ValueError("a file that is cut")
+
+
+def _places(level: tifffile.TiffPage) -> list[tuple[int, int]]:
+    """Return where each tile or strip of a level starts, and its bytes."""
+    return list(zip(level.dataoffsets, level.databytecounts, strict=True))
 
 
 def _size_px(page: tifffile.TiffPage) -> tuple[int, int]:
@@ -142,7 +163,7 @@ def _reduce_level(tiff: tifffile.TiffFile, level: tifffile.TiffPage, cell_px: in
     columns = -(-level.imagewidth // tile_width_px)
     rows = -(-level.imagelength // tile_height_px)
     # After the first plane's tiles come those of further channels, where each has its own.
-    tiles = list(zip(level.dataoffsets, level.databytecounts, strict=True))[: rows * columns]
+    tiles = _places(level)[: rows * columns]
     if len(tiles) < rows * columns:
         raise ValueError(f"{len(tiles)} of {rows * columns} tiles")
     across, down = tile_width_px // cell_px, tile_height_px // cell_px

@@ -15,7 +15,12 @@ UM_PER_UNIT = {"centimeter": 10_000.0, "inch": 25_400.0}
 # A parser of XML would follow what a stranger's file tells it to; these stop at the next bracket.
 _OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\s([^<>]*)>")
 _OME_SIZES = re.compile(r"\b(PhysicalSize[XY](?:Unit)?)\s*=\s*[\"']([^\"']*)[\"']")
-OME_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25_400.0}
+OME_UM_PER_UNIT = {
+    **{"m": 1e6, "cm": 1e4, "mm": 1e3, "nm": 1e-3, "Å": 1e-4, "in": 25_400.0},
+    # The standard's micro sign, and what others write: the Greek letter mu, and no such letter.
+    **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns"), 1.0),
+}
+MOST_UNIT_LETTERS = 20
 OBJECTIVE_UM = 10.0
 """Micrometres per pixel times the objective's power: about 0.5 at 20 x, 0.25 at 40 x."""
 
@@ -42,6 +47,8 @@ def find_mpp(
                 warn(f"{path}: pixels of {mpp_x:.4g} x {mpp_y:.4g} µm are taken for square")
             return mpp_x
     found = " x ".join(f"{mpp:.4g}" for mpp in all_stated[0]) if all_stated else "none"
+    for unit in _unknown_units(properties):
+        found += f", and OME's in an unknown unit, {unit[:MOST_UNIT_LETTERS]!r}"
     if default_mpp is None:
         least, most = MPP_RANGE
         raise CaseError(path, expected=f"a pixel size of {least} to {most} µm", found=found)
@@ -71,8 +78,7 @@ def _stated_mpp(properties: Mapping[str, str]) -> Iterator[tuple[float, float]]:
 
     They are OME's XML, OpenSlide's own and TIFF's tags, which may be left of a print density.
     """
-    ome = _OME_PIXELS.search(properties.get("tiff.ImageDescription", ""))
-    sizes = dict(_OME_SIZES.findall(ome[1])) if ome else {}
+    sizes = _ome_sizes(properties)
     ome_x = _ome_um(sizes, "X")
     if ome_x > 0:
         yield ome_x, _ome_um(sizes, "Y") if "PhysicalSizeY" in sizes else ome_x
@@ -86,7 +92,23 @@ def _stated_mpp(properties: Mapping[str, str]) -> Iterator[tuple[float, float]]:
         yield unit_um / per_unit_x, unit_um / per_unit_y
 
 
+def _ome_sizes(properties: Mapping[str, str]) -> dict[str, str]:
+    """Return OME's attributes of the pixel size."""
+    ome = _OME_PIXELS.search(properties.get("tiff.ImageDescription", ""))
+    return dict(_OME_SIZES.findall(ome[1])) if ome else {}
+
+
+def _ome_unit(sizes: Mapping[str, str], axis: str) -> str:
+    return html.unescape(sizes.get(f"PhysicalSize{axis}Unit", "µm"))
+
+
+def _unknown_units(properties: Mapping[str, str]) -> list[str]:
+    """Return the units of OME's pixel size that are not known."""
+    sizes = _ome_sizes(properties)
+    return sorted({_ome_unit(sizes, axis) for axis in "XY"} - OME_UM_PER_UNIT.keys())
+
+
 def _ome_um(sizes: Mapping[str, str], axis: str) -> float:
     """Return the pixel size in µm along an axis of OME's attributes; NaN where there is none."""
-    unit = html.unescape(sizes.get(f"PhysicalSize{axis}Unit", "µm"))
-    return _number(sizes.get(f"PhysicalSize{axis}", "")) * OME_UM_PER_UNIT.get(unit, float("nan"))
+    um_per_unit = OME_UM_PER_UNIT.get(_ome_unit(sizes, axis), float("nan"))
+    return _number(sizes.get(f"PhysicalSize{axis}", "")) * um_per_unit

@@ -25,6 +25,8 @@ PLAIN_GRIDS = {"aperio", "generic-tiff"}
 BLENDING_TOLERANCE = 2
 """In grey levels, between OpenSlide's blend of neighbouring pixels and that of exact numbers."""
 BLOCK_PX = 1024
+MOST_BLOCK_PX = 4096
+"""Blocks as large as a tile read each tile once; one of this side takes 50 MB."""
 MOST_TILE_PX = 2**30
 """Four GiB; a scanner's are 2**24 at most. Without memory for a tile OpenSlide ends the process."""
 
@@ -97,8 +99,8 @@ class TiledSource:
     def read(self, level: int, x: int, y: int, width_px: int, height_px: int) -> Pixels:
         """Return RGBA (height_px, width_px, 4); see PixelSource.
 
-        OpenSlide wants level-0 coordinates and blends neighbours when they fall between two
-        pixels of the level, so this takes the level's own pixels.
+        OpenSlide wants level-0 coordinates and blends neighbours where they fall between two
+        pixels of the level. Of a level whose downsample is a whole number these are its own pixels.
         """
         downsample = self.downsamples[level]
         corner = (round(x * downsample), round(y * downsample))
@@ -128,7 +130,11 @@ class TiledSource:
         if self.properties["openslide.vendor"] not in PLAIN_GRIDS:
             return None
         self._jpeg = self._jpeg or JpegTiles(self._path)
-        tiles = self._jpeg.levels.get(self.level_sizes[level])
+        size = self.level_sizes[level]
+        if size in self._jpeg.cut_sizes:  # reading what is not there could take half an hour
+            expected = f"tiles for all of {size[0]:,} x {size[1]:,} pixels"
+            raise CaseError(self._path, expected=expected, found="too few of them (damaged?)")
+        tiles = self._jpeg.levels.get(size)
         if tiles is None:
             return None
         column, row = tiles.fullest()
@@ -226,7 +232,7 @@ def reduce_whole(
     level = enough[-1] if enough else 0
     width_px, height_px = source.level_sizes[level]
     factor = math.ceil(max(width_px, height_px) / most_px)
-    block_px = max(BLOCK_PX // factor, 1) * factor
+    block_px = max(_block_px(source, level) // factor, 1) * factor
     rows = []
     for y in range(0, height_px, block_px):
         block_height_px = _whole_cells(min(block_px, height_px - y), factor)
@@ -242,6 +248,15 @@ def reduce_whole(
         size_px=(full_width_px, full_height_px),
         downsample=(full_width_px / width_px * factor, full_height_px / height_px * factor),
     )
+
+
+def _block_px(source: PixelSource, level: int) -> int:
+    """Return the side of a block of a level; tiles that are larger would be decoded for each."""
+    tile_px = max(
+        int(source.properties.get(f"openslide.level[{level}].tile-{side}", "0"))
+        for side in ("width", "height")
+    )
+    return max(BLOCK_PX, min(tile_px, MOST_BLOCK_PX))
 
 
 def _whole_cells(side_px: int, factor: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.errors import CaseError, Warn
 from model.mask_labels import reduce_mask
 from model.mosaic import is_of_shape
-from model.slide import Slide, is_placeholder
+from model.slide import Slide
 from model.tissue import tissue_pixels
 
 DETECTION_UM = 8.0
@@ -119,7 +119,8 @@ def find_tissue(slide: Slide, mask_path: Path | None, *, warn: Warn) -> TissueMa
     except CaseError as error:
         warn(f"{error}; tissue is found by its colour instead")
         return TissueMask.detect(slide)
-    if mask.is_empty or is_placeholder(mask_path):
+    is_one_pixel = mask.coverage.size == 1  # which the platform sends for an absent mask
+    if mask.is_empty or is_one_pixel:
         warn(f"{mask_path}: no tissue in this mask; it is found by its colour instead")
         return TissueMask.detect(slide)
     return mask

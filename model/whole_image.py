@@ -8,6 +8,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from model.errors import CaseError, about_files
+from model.meta_image import MetaHeader
 
 # It prints its warnings on stderr, where the platform looks for errors.
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]
@@ -20,18 +21,30 @@ WHOLE_MOST_PX = 2**28
 
 def untiled_size(path: Path) -> tuple[int, ...] | None:
     """Return the size in a file's header, without reading pixels; None where there is none."""
-    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader = _read_header(path)
+    if reader is None:
+        return None
+    size: tuple[int, ...] = reader.GetSize()
+    return size
+
+
+def _read_header(path: Path) -> Any | None:
+    """Return a reader that knows what a file's header says; None where there is none."""
     try:
         str(path).encode()
     except UnicodeEncodeError:  # a name that is not valid UTF-8 ends the process in SimpleITK
         return None
+    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
+        if path.suffix.lower() == WHOLE_SUFFIX:
+            if MetaHeader.read(path) is None:
+                return None
+            reader.SetImageIO("MetaImageIO")  # of itself it knows the suffix in lower case alone
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (OSError, RuntimeError):
         return None
-    size: tuple[int, ...] = reader.GetSize()
-    return size
+    return reader
 
 
 @about_files()
@@ -53,12 +66,15 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     Raises:
         CaseError: It is damaged, foreign, empty, too large or of several planes.
     """
-    size = untiled_size(path)
-    if size is None:
+    reader = _read_header(path)
+    if reader is None:
         raise CaseError(path, expected="an image that SimpleITK reads", found="a foreign file")
+    size = reader.GetSize()
     check_whole(path, size)
     try:
-        image: Any = SimpleITK.ReadImage(str(path))
+        if not _is_complete(path, reader):
+            raise CaseError(path, expected="all of the image", found="a damaged file")
+        image = reader.Execute()
     except RuntimeError as error:
         raise CaseError(path, expected="all of the image", found="a damaged file") from error
     if math.prod(size[2:]) != 1:
@@ -69,6 +85,17 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
         values.reshape(size[1], size[0], -1),
         {"openslide.mpp-x": str(mpp_x), "openslide.mpp-y": str(mpp_y)},
     )
+
+
+def _is_complete(path: Path, reader: Any) -> bool:
+    """Return whether a file has all its pixels, as far as SimpleITK would not tell."""
+    header = MetaHeader.read(path) if path.suffix.lower() == WHOLE_SUFFIX else None
+    if header is None:
+        return True
+    kind, channels = reader.GetPixelID(), reader.GetNumberOfComponents()
+    pixel: Any = SimpleITK.Image([1, 1], kind, channels)  # type: ignore[no-untyped-call]
+    pixel_bytes = channels * pixel.GetSizeOfPixelComponent()
+    return header.has_all(path, math.prod(reader.GetSize()) * pixel_bytes)
 
 
 def check_whole(path: Path, size: tuple[int, ...]) -> None:

@@ -13,17 +13,20 @@ WIDTH, HEIGHT = 1000, 700
 PICTURE, _ = tissue_slide(WIDTH, HEIGHT, seed=2)
 
 
+LAYOUT: dict[str, Any] = {
+    "tile": (128, 128),
+    "photometric": "rgb",
+    "compression": "jpeg",
+    "resolution": (10_000, 10_000),
+    "resolutionunit": "CENTIMETER",
+    "metadata": None,
+}
+"""Of JPEG tiles at 1 µm/px."""
+
+
 def write(path: Path, **options: Any) -> Path:
-    """Write the picture at 1 µm/px as one level of JPEG tiles."""
-    settings: dict[str, Any] = {
-        "tile": (128, 128),
-        "photometric": "rgb",
-        "compression": "jpeg",
-        "resolution": (10_000, 10_000),
-        "resolutionunit": "CENTIMETER",
-        "metadata": None,
-    }
-    tifffile.imwrite(path, PICTURE, **(settings | options))
+    """Write the picture as one level."""
+    tifffile.imwrite(path, PICTURE, **(LAYOUT | options))
     return path
 
 

@@ -1,6 +1,7 @@
 """Small slides for tests."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -20,6 +21,7 @@ __all__ = [
     "blobs",
     "no_warning",
     "tissue_slide",
+    "write_labels",
     "write_mask_pyramid",
     "write_mha",
     "write_pyramid",
@@ -67,6 +69,12 @@ def write_striped(path: Path, values: NDArray[np.generic]) -> None:
     tifffile.imwrite(
         path, values, photometric="rgb" if values.ndim == 3 else "minisblack", metadata=None
     )
+
+
+def write_labels(path: Path, values: NDArray[np.generic], *, dtype: type, **written: Any) -> None:
+    """Write a mask as a tiled TIFF of one level, as `written` says."""
+    layout = {"tile": (64, 64), "photometric": "minisblack", "metadata": None} | written
+    tifffile.imwrite(path, values.astype(dtype), **layout)
 
 
 def write_tiff(path: Path, resolution: tuple[float, float] | None, unit: str) -> Path:

@@ -52,6 +52,18 @@ def test_damaged(tmp_path: Path, kept: int) -> None:
         reduce_mask(path, 20)
 
 
+@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_cut(tmp_path: Path, suffix: str, mode: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(TISSUE * np.uint8(255)).convert(mode).save(path)
+    assert reduce_mask(path, max(SIZE)).values.mean() > 50
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CaseError, match=r"expected a mask that can be decoded, found .*truncated"):
+        reduce_mask(path, max(SIZE))
+    assert capfd.readouterr().err == ""
+
+
 def test_huge(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     labelled(TISSUE, "white", "red").save(path)

@@ -107,6 +107,10 @@ def ome(attributes: str) -> dict[str, str]:
         "PhysicalSizeX='0.5' PhysicalSizeY='0.5'",
         'PhysicalSizeXUnit = "&#181;m"\nPhysicalSizeX = "0.5"',
         "PhysicalSizeX='5e-07' PhysicalSizeXUnit='m'",
+        "PhysicalSizeX='0.5' PhysicalSizeXUnit='\u03bcm'",
+        "PhysicalSizeX='0.5' PhysicalSizeXUnit='&#956;m'",
+        "PhysicalSizeX='0.5' PhysicalSizeXUnit='um'",
+        "PhysicalSizeX='0.5' PhysicalSizeXUnit='micron'",
     ],
 )
 def test_ome_comes_before_a_print_density(attributes: str) -> None:
@@ -131,6 +135,17 @@ def test_ome_that_says_nothing(attributes: str) -> None:
     mpp, (line,) = found(ome(attributes), 0.25)
     assert mpp == 0.25
     assert line.endswith("; 0.25 µm is assumed")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("pixel", "'pixel'"), ("a\nb", r"'a\nb'"), ("x" * 10**6, "'" + "x" * 20 + "'")],
+    ids=["word", "lines", "long"],
+)
+def test_an_unknown_unit_is_named(written: str, shown: str) -> None:
+    _, (line,) = found(ome(f"PhysicalSizeX='0.5' PhysicalSizeXUnit='{written}'"), 0.25)
+    unit = f"and OME's in an unknown unit, {shown}"
+    assert line == f"S.tif: pixel size 352.8 x 352.8, {unit}; 0.25 µm is assumed"
 
 
 def test_long_descriptions_take_no_time() -> None:

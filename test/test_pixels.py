@@ -10,6 +10,7 @@ from openslide import OpenSlide
 from synthetic import HEIGHT, WIDTH, no_warning, tissue_slide, write_mha, write_striped
 
 from model.errors import CaseError
+from model.jpeg_tiles import JpegLevel
 from model.pixels import TiledSource
 from model.slide import Slide
 from model.whole_image import WHOLE_MOST_PX
@@ -57,6 +58,23 @@ class TestOverview:
             monkeypatch.setattr(TiledSource, "tiles", lambda *_: None)
             expected = slide.thumbnail(most_px)
         np.testing.assert_array_equal(overview.values, expected.values)
+
+    @pytest.mark.parametrize("tile_px", [256, 1024, 2048])
+    def test_each_tile_is_decoded_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile_px: int
+    ) -> None:
+        path = tmp_path / "slide.tif"
+        picture, _ = tissue_slide(2100, 1600, seed=0)
+        write_pyramid(path, picture, 0.5, downsamples=(1,), tile_px=tile_px)
+        read, original = [], JpegLevel.read
+        with Slide.open(path, default_mpp=None, warn=no_warning) as slide:
+            tiles = slide._source.tiles(0)
+            monkeypatch.setattr(
+                JpegLevel, "read", lambda *args: (read.append(args[1:3]), original(*args))[1]
+            )
+            slide.thumbnail(525)  # cells of 4 pixels, which fill a tile
+        assert tiles is not None
+        assert len(read) == len(set(read)) == tiles.count
 
     def test_a_label_that_passes_for_a_level_is_none(self, tmp_path: Path) -> None:
         path = tmp_path / "slide.tif"
@@ -117,6 +135,21 @@ class TestDamage:
                 tiff.pages[0].tags[tag].overwrite(2**20)
         side = f"{2**20:,}"
         self.check(path, "tiles of at most 1,073,741,824 pixels", f"some of {side} x {side}")
+
+    @pytest.mark.parametrize("compression", ["jpeg", "lzw"])
+    def test_fewer_tiles_than_the_size_needs(self, tmp_path: Path, compression: str) -> None:
+        """Reading what is not there took half an hour."""
+        path = tmp_path / "wide.tif"
+        picture, _ = tissue_slide(700, 250, seed=0)
+        tifffile.imwrite(path, picture, tile=(128, 128), compression=compression, metadata=None)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            tiff.pages[0].tags["ImageWidth"].overwrite(700 + 2**23)
+        expected = r"tiles for all of 8,389,308 x 250 pixels, found too few of them \(damaged\?\)$"
+        with (
+            Slide.open(path, default_mpp=0.25, warn=lambda _: None) as slide,
+            pytest.raises(CaseError, match=rf"wide\.tif: expected {expected}"),
+        ):
+            slide.thumbnail(100)
 
     def test_damage_that_shows_only_when_read(self, tmp_path: Path, slide_path: Path) -> None:
         path = tmp_path / "scratched.tif"

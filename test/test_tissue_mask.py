@@ -1,6 +1,5 @@
 """Tissue masks as they are supplied."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,17 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic import HEIGHT, SLIDES, WIDTH, blobs, no_warning, write_mha, write_striped
+from synthetic import (
+    HEIGHT,
+    SLIDES,
+    WIDTH,
+    blobs,
+    no_warning,
+    write_labels,
+    write_mha,
+    write_striped,
+)
 
-from model.errors import CaseError
 from model.mask_labels import reduce_mask
 from model.patches import PatchSpec, patch_grid
 from model.slide import Slide
@@ -48,12 +55,6 @@ class TestFraction:
     def test_no_coords(self) -> None:
         mask = TissueMask(coverage=np.ones((4, 4), dtype=np.float32), downsample=(2.0, 2.0))
         assert mask.fraction(np.zeros((0, 2), dtype=np.int64), 3).shape == (0,)
-
-
-def write_labels(path: Path, values: NDArray[np.generic], *, dtype: type, **written: Any) -> None:
-    """Write a tiled TIFF of one level as `written` says."""
-    layout = {"tile": (64, 64), "photometric": "minisblack", "metadata": None} | written
-    tifffile.imwrite(path, values.astype(dtype), **layout)
 
 
 @pytest.fixture(scope="module")
@@ -166,28 +167,14 @@ class TestReadMask:
         assert (cells[18, :8] == round(255 * 6 / 8)).all()
         assert (cells[:18, 12] == round(255 * 4 / 8)).all()
 
-    @pytest.mark.parametrize(
-        ("tag", "value", "found"),
-        [("TileWidth", 65520, "65520 x 65520"), ("ImageWidth", 100_000, "6 of 4689 tiles")],
-    )
-    def test_tags_that_make_no_sense(
-        self, tmp_path: Path, tag: str, value: int, found: str
+    def test_a_coarser_level_in_strips_is_left_alone(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_]
     ) -> None:
-        path = tmp_path / "mask.tif"
-        write_labels(path, np.ones((150, 100), dtype=bool), dtype=np.uint8)
-        with tifffile.TiffFile(path, mode="r+") as tiff:
-            for name in {tag, tag.replace("TileWidth", "TileLength")}:
-                tiff.pages[0].tags[name].overwrite(value)
-        with pytest.raises(CaseError, match=rf"mask\.tif: expected .*, found {found}$"):
-            reduce_mask(path, 20)
-
-    def test_a_name_that_is_no_utf_8(self, tmp_path: Path, slide: Slide) -> None:
-        """SimpleITK ends the process there."""
-        path = tmp_path / os.fsdecode(b"M\xfcller.mha")
-        path.write_bytes(write_mha(tmp_path / "mask.mha", np.ones((9, 12), "u1")).read_bytes())
-        warnings: list[str] = []
-        assert not find_tissue(slide, path, warn=warnings.append).is_empty
-        assert warnings[0].endswith("; tissue is found by its colour instead")
+        values = tissue.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
+        with tifffile.TiffWriter(tmp_path / "mask.tif") as tiff:
+            tiff.write(values, tile=(64, 64), metadata=None)
+            tiff.write(values[::4, ::4].copy(), subfiletype=1, metadata=None)
+        self.check(tmp_path / "mask.tif", slide, tissue)
 
     def test_equal_tiles_are_decoded_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,29 +247,13 @@ class TestReadMask:
         assert mask.coverage.size > 1
         assert warnings[-1].endswith("it is found by its colour instead")
 
-    @pytest.mark.parametrize("kept", [0, 20, 300])
-    def test_unreadable_falls_back(
-        self,
-        tmp_path: Path,
-        slide: Slide,
-        kept: int,
-        capfd: pytest.CaptureFixture[str],
+    def test_a_pixel_for_each_patch_of_a_biopsy_is_a_mask(
+        self, tmp_path: Path, slide: Slide
     ) -> None:
-        path = tmp_path / "mask.tif"
-        write_mask_pyramid(path, blobs(300, 225, seed=0), 2.0)
-        path.write_bytes(path.read_bytes()[:kept])
-        warnings: list[str] = []
-        assert not find_tissue(slide, path, warn=warnings.append).is_empty
-        (warning,) = warnings
-        assert warning.startswith(f"{path}: expected ")
-        assert warning.endswith("; tissue is found by its colour instead")
-        assert "\n" not in warning
-        assert capfd.readouterr().err == ""
-
-    def test_absent_file_falls_back(self, tmp_path: Path, slide: Slide) -> None:
-        warnings: list[str] = []
-        find_tissue(slide, tmp_path / "none.tif", warn=warnings.append)
-        assert warnings[0].startswith(f"{tmp_path / 'none.tif'}: expected an image file, found no")
+        values = np.zeros((9, 12), dtype=np.uint8)
+        values[:, :3] = 1
+        path = write_mha(tmp_path / "mask.mha", values)
+        assert find_tissue(slide, path, warn=no_warning).coverage.mean() == 0.25
 
 
 class TestGrid:
