@@ -297,6 +297,7 @@ class TestEncoder:
         picture, _ = tissue_slide(224 * 4, 224, seed=1)
         self.check(np.stack(np.split(picture, 4, axis=1)))
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("native")
     @pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides of ../shared are absent")
     def test_real_tissue(self) -> None:
