@@ -230,7 +230,7 @@ def build_baselines(
     if len(parts) > 1:
         baselines["late fusion"] = LateFusion(tuple(RidgeCox(view) for view in parts.values()))
     if set(parts) == set(MODALITIES):  # slides' features may cost more than they bring
-        without = LateFusion((RidgeCox(parts["rna"]), RidgeCox(clinical)))
+        without = LateFusion((RidgeCox(clinical), RidgeCox(parts["rna"])))
         baselines["late fusion, RNA + clinical"] = without
     together = Together(tuple(parts.values()))
     if len(parts) > 1:
