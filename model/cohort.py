@@ -22,6 +22,7 @@ from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import Warn, about_folder
 from model.explain_files import is_explained
+from model.files import remove_parts
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
@@ -91,6 +92,8 @@ def score_cohort(
     """
     started = datetime.now(UTC)
     check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
+    if scorer.embeddings is not None:
+        remove_parts(scorer.embeddings)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:

@@ -21,7 +21,8 @@ SUFFIXES = (".csv", ".parquet")
 Cells = Sequence[object]
 """A row as it is read: text of a CSV, values of a Parquet file."""
 
-_LONGEST_NAME = 255 - len(".safetensors.part")  # bytes that most file systems leave for an id
+_LONGEST_NAME = 255 - len(".safetensors.01234567.part")
+"""Bytes that most file systems leave for an id."""
 
 _BATCH_ROWS = 64  # of a Parquet file at once: a row of expression has 20,000 columns
 

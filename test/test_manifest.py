@@ -113,7 +113,7 @@ def test_a_note_may_have_several_lines(tmp_path: Path) -> None:
         ("case_id,a\n,1\n", "expected case ids that can name a file, found ''"),
         (
             f"case_id\n{'ä' * 119}\n{'ä' * 120}\n",
-            "expected case ids of at most 238 bytes, as files ",
+            "expected case ids of at most 229 bytes, as files ",
         ),
         ("case_id,slide,mask\nA,a;b,m\n", "case A: expected a mask for each slide (as 'a.tif;;c"),
     ],

@@ -17,6 +17,7 @@ from model.cohort_workers import Workforce, do_all
 from model.devices import open_device
 from model.encoder import Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
+from model.files import remove_parts
 from model.foreign_bags import ForeignBags
 from model.messages import some
 from model.patches import PatchSpec
@@ -40,6 +41,7 @@ def make_bags(
     if "slide" not in config.fusion.read().modalities:
         return Bags(directory, spec, config.patches)
     maker: BagMaker
+    remove_parts(directory)
     mine = ranks.share([labelled.case for labelled in cases])
     if config.cohort.foreign_bags is not None:
         maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
