@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from model.cohort_arguments import add_cohort_arguments
 from model.messages import counted, describe_interval
 from model.process import INTERRUPTED, SOME_FAILED, prepare_process, print_if_possible
 from model.progress import progress_printer
@@ -76,6 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     cohort = commands.add_parser(
         "cohort", help="score many cases", argument_default=argparse.SUPPRESS
     )
+    cohort.set_defaults(command=score_manifest)
     add_cohort_arguments(cohort)
     for each in (parser, server, cohort):
         each.add_argument("--output", type=Path, help="where to write")
@@ -85,50 +87,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.profile and options.command is not score_job:
         parser.error("--profile is for one job alone")
     return options
-
-
-def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what only `cohort` takes."""
-    parser.set_defaults(
-        command=score_manifest,
-        rna_table=None,
-        clinical_table=None,
-        embeddings=None,
-        explain=None,
-        ray=None,
-    )
-    add = parser.add_argument
-    add(
-        "input",
-        metavar="MANIFEST",
-        type=Path,
-        help="a table (.csv, .parquet), a folder of jobs, or one in the CHIMERA layout",
-    )
-    add("--rna-table", type=Path, help="expression of all cases: .csv, .parquet or .h5ad")
-    add("--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet")
-    add("--embeddings", type=Path, help="bags to use; new ones are left there")
-    add("--explain", type=Path, help="where to write one folder per case: what its risk came from")
-    add(
-        "--workers",
-        type=positive,
-        default=None,
-        help="number of processes (default: one per GPU, or per four cores)",
-    )
-    add("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine alone)")
-    add("--dry-run", action="store_true", default=False, help="only say what would fail")
-    add(
-        "--overwrite",
-        action="store_true",
-        default=False,
-        help="drop what another bundle, manifest or setting left in the output folder",
-    )
-
-
-def positive(text: str) -> int:
-    """Read a whole number above 0, as argparse wants it done."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
 
 
 def attempt(step: Callable[[], None], where: Path) -> str | None:

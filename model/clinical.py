@@ -129,7 +129,7 @@ class ClinicalSpec(BaseModel):
         if not any(name.lower() in row for name in names):
             found = some([repr(key) for key in record.values]) or "none"
             warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
-        counts = Counter(map(_fold, record.values))
+        counts = Counter(map(_lower, record.values))
         repeated = [name for name in names if counts[name.lower()] > 1]
         if repeated:
             warn(
@@ -193,11 +193,11 @@ def lower_keys(values: Mapping[str, object]) -> dict[str, object]:
     """
     lower: dict[str, object] = {}
     for key, value in values.items():
-        lower.setdefault(_fold(key), value)
+        lower.setdefault(_lower(key), value)
     return lower
 
 
-def _fold(key: str) -> str:
+def _lower(key: str) -> str:
     return key.strip().lower()
 
 

@@ -91,10 +91,9 @@ def score_cohort(
             output folder holds other results, or a folder cannot be used.
     """
     started = datetime.now(UTC)
-    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
+    rows, tables = _read(cohort, scorer, say=say, warn=warn)
     if scorer.embeddings is not None:
         remove_parts(scorer.embeddings)
-    rows, tables = _read(cohort, scorer, say=say, warn=warn)
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:
         log.claim(identity, overwrite=cohort.overwrite)
@@ -152,7 +151,6 @@ def check_cohort(
         ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or a
             folder of bags or explanations cannot be used.
     """
-    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     counts = Counts(cases=len(rows))
     for row, result in do_all(
@@ -171,7 +169,8 @@ def check_cohort(
 
 
 def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list[Row], Tables]:
-    """Read the manifest and, of the wide tables, what the bundle uses."""
+    """Check the places, read the manifest and, of the wide tables, what the bundle uses."""
+    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
     places = (cohort.output, scorer.embeddings, scorer.explain)
     apart = [place for place in places if place is not None]
     rows = list_cases(cohort.manifest, scorer.interface, apart=apart)

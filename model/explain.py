@@ -230,9 +230,10 @@ def _columns(
     for member, own in zip(members, found, strict=True):
         if member.clinical is None or "clinical" not in own.parts:
             continue
-        names = [_owner(entry, member.clinical) for entry in member.clinical.columns]
         if member.fusion.READS_TEXT and member.clinical_text is not None:
             names = [column.name for column in member.clinical_text.spec.columns]
+        else:
+            names = [_owner(entry, member.clinical) for entry in member.clinical.columns]
         for name, contribution in zip(names, own.parts["clinical"].tolist(), strict=True):
             sums[name] += contribution
     columns = [

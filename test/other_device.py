@@ -72,7 +72,8 @@ def compute(operator: Any, *args: Any, **kwargs: Any) -> Any:
     """Compute an operator on the CPU; what comes out is where the arguments are, or `device`.
 
     Raises:
-        RuntimeError: Some arguments are here and some there.
+        RuntimeError: Some arguments are here and some there, or it changes the size of one, which
+            its wrapper cannot follow.
     """
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     theirs = {id(t.on_cpu): t for t in tensors if isinstance(t, TensorElsewhere)}
@@ -95,7 +96,7 @@ def compute(operator: Any, *args: Any, **kwargs: Any) -> Any:
     found = operator(*pytree.tree_map(fetch, args), **pytree.tree_map(fetch, kwargs))
     for tensor in theirs.values():
         if tensor.shape != tensor.on_cpu.shape:
-            raise NotImplementedError(f"{operator} resizes; add its factory to RESIZING")
+            raise RuntimeError(f"{operator} resizes a tensor: expected its factory in RESIZING")
     return pytree.tree_map(send, found)
 
 

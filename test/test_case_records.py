@@ -31,7 +31,7 @@ from model.errors import CaseError
 from model.interface import ClinicalSchema
 from model.json_files import read_json
 from model.manifest import Tables, build_case, list_download
-from train.cohort import case_labels, label_value
+from train.labels import case_labels, label_value
 
 
 @pytest.fixture

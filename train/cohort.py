@@ -1,24 +1,20 @@
 """The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from model.case import Case, Record, has_value
-from model.cells import to_number
-from model.clinical import lower_keys
 from model.errors import CaseError, ConfigError, Warn
-from model.interface import ClinicalSchema, Interface
-from model.json_files import read_json
+from model.interface import Interface
 from model.manifest import Row, Tables, build_case, list_download, list_table, read_tables
 from model.messages import some
 from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
+from train.labels import download_labels, to_event, to_time
 
 OnError = Callable[[CaseError], None]
 
@@ -29,7 +25,6 @@ LEAST_PER_STRATUM = 20
 _MONTHS_PER_UNIT = {"days": 12 / 365.25, "months": 1.0, "years": 12.0}
 _SHORTEST_YEARS = 1.5  # years that are taken for months end sooner
 _LONGEST_YEARS = 50  # nobody is followed for longer; days that are taken for months are
-_EVENTS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ def _read_download(
         if original != case.case_id and original in ids:
             warn(f"{case.case_id}: left out as a duplicate of {original}")
             continue
-        event, time = _download_labels(case, interface)
+        event, time = download_labels(case, interface)
         centre = original.partition("_")[0] if "_" in original else ""
         labelled.append(LabelledCase(case, event, time * _factor(config, interface), centre))
     return labelled
@@ -192,8 +187,8 @@ def _read_table(
     # Labels first: a wrong one is told before minutes of reading.
     labels = {
         row.case_id: (
-            _event(row.fields["event"], f"{config.root}: case {row.case_id}: event"),
-            _time(row.fields["time"], f"{config.root}: case {row.case_id}: time"),
+            to_event(row.fields["event"], f"{config.root}: case {row.case_id}: event"),
+            to_time(row.fields["time"], f"{config.root}: case {row.case_id}: time"),
         )
         for row in rows
     }
@@ -230,53 +225,6 @@ def _build_cases(
             on_error(error)
             continue
         yield row, case
-
-
-def label_value(values: Mapping[str, object], names: Sequence[str]) -> object:
-    """Return the value under the first of the names that the record has, without case; or None."""
-    lower = lower_keys(values)
-    return next((lower[name.lower()] for name in names if name.lower() in lower), None)
-
-
-def case_labels(path: Path, schema: ClinicalSchema) -> tuple[object, object]:
-    """Return the (event, time) that a public clinical record carries, each None where absent."""
-    content = read_json(path, warn=lambda text: None)  # said where the case is read
-    values = content if isinstance(content, dict) else {}
-    return label_value(values, schema.event), label_value(values, schema.time)
-
-
-def _download_labels(case: Case, interface: Interface) -> tuple[bool, float]:
-    schema = interface.clinical
-    if not (schema.event and schema.time):
-        raise ConfigError(
-            f"interface {interface.name}: expected names of the label fields, found none; "
-            "use a manifest with columns event and time"
-        )
-    if case.clinical is None:
-        raise ConfigError(
-            f"case {case.case_id}: expected a clinical record with labels, found none"
-        )
-    source = case.clinical.source
-    event, time = case_labels(source, schema)
-    where = f"case {case.case_id}: {source}"
-    return _event(event, f"{where}: {schema.event[0]}"), _time(time, f"{where}: {schema.time[0]}")
-
-
-def _event(value: object, where: str) -> bool:
-    code = str(value).strip().lower()
-    if code not in _EVENTS:
-        hint = "; 1 may mean censored in a coding of 1 and 2" if code in ("2", "2.0") else ""
-        raise ConfigError(
-            f"{where}: expected 1 or true (event), 0 or false (censored), found {value!r}{hint}"
-        )
-    return _EVENTS[code]
-
-
-def _time(value: object, where: str) -> float:
-    number = to_number(str(value))
-    if not (math.isfinite(number) and number > 0):
-        raise ConfigError(f"{where}: expected a time above 0, found {value!r}")
-    return number
 
 
 def _factor(config: CohortConfig, interface: Interface) -> float:

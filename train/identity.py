@@ -56,8 +56,8 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     uses_slides = "slide" in config.fusion.read().modalities
     bags = [bag_path(config.cohort.bag_dir, case.case_id) for case in cases]
     return {
-        # Who made the bags is no matter of the run: a killed one may go on with other workers.
         "program": _program_sha256(),
+        # Who made the bags is no matter of the run: a killed one may go on with other workers.
         "config": config.model_dump(mode="json", exclude={"embed"}),
         "cases": _sha256([(c.case_id, c.event, c.time, c.centre, c.patient_id) for c in cases]),
         "RNA": _records_sha256([case.case.rna for case in cases]),
