@@ -1,7 +1,6 @@
 """What several test files share, made once a run: small bundles and a slide to score with them."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +77,23 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> "Encoder":
 
 @pytest.fixture(scope="module")
 def quick_report() -> Iterator[None]:
-    """Draw 20 resamples for the reports: the others cost more than all the rest of a small run."""
-    from train import commands
+    """Make the reports of training quick, as `quick_train` says."""
+    from quick_train import quicken
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("training_report", "validation_report"):
-            patch.setattr(commands, name, partial(getattr(commands, name), resamples=20))
+        quicken(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_page() -> Iterator[None]:
+    """Leave the figures out of a cohort's page: they cost more than a small cohort."""
+    from quick_train import undrawn
+
+    from model import cohort_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort_figures, "to_svg", undrawn)
         yield
 
 

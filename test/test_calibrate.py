@@ -285,6 +285,7 @@ def coverage(seed: int, *, n: int = 148, width: int = 40) -> tuple[float, float]
     return covered[0], covered[1]
 
 
+@pytest.mark.slow
 def test_lower_bound_covers_nine_in_ten_when_fitted_out_of_fold():
     """In-sample risks of the same models cover too few: that is why they are not used."""
     out_of_fold, in_sample = np.mean([coverage(seed) for seed in range(12)], axis=0)

@@ -20,6 +20,8 @@ from model.cohort import Cohort, check_cohort
 from model.encoder import ENCODERS
 from model.patches import PatchSpec
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 LITE = ENCODERS["efficientnet_lite0"]
 
 

@@ -12,6 +12,8 @@ from small_bundles import build_bundle
 from model.cohort import Cohort, Counts
 from model.weights import sha256_of
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 
 def kept(cohort: Cohort, bundle: Path, why: Path) -> int:
     """Score and explain, and return how many results were taken as they were."""

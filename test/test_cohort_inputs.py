@@ -15,6 +15,8 @@ from model.cohort import Cohort, score_cohort
 from model.errors import ConfigError
 from model.manifest import Row, list_cases
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 CASES = 4
 
 

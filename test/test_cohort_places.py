@@ -14,6 +14,8 @@ from small_bundles import build_bundle
 from model.cohort import Cohort, check_cohort
 from model.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 
 def refusal(cohort: Cohort, **places: Path) -> str:
     """Return the one line with which both a run and a dry run refuse a place."""

@@ -27,6 +27,8 @@ from model.cohort_scorer import Result
 from model.errors import BundleError, ConfigError
 from model.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 CASES = 8
 
 KILLED_RUN = """
@@ -248,7 +250,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(cohort: Cohort, bundle: Path) 
         score(cohort, scorer(bundle))
 
 
-@pytest.mark.parametrize("most_bytes", [2_500, 20_000])  # for results, and for no report of them
+@pytest.mark.parametrize("most_bytes", [2_500, 10_000])  # for results, and for no report of them
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     cohort: Cohort, bundle: Path, most_bytes: int
 ) -> None:
@@ -262,5 +264,5 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert not (cohort.output / "report.html").exists()
     counts = first_counts(cohort, bundle)
-    assert (0 < counts.kept < CASES) == (most_bytes < 20_000)
+    assert (0 < counts.kept < CASES) == (most_bytes < 10_000)
     assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES

@@ -23,6 +23,8 @@ from model.manifest import Tables, build_case, list_table
 from model.predictor import Predictor
 from model.weights import sha256_of
 
+pytestmark = pytest.mark.usefixtures("quick_page")
+
 CASES = 9
 
 

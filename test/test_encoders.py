@@ -29,6 +29,7 @@ def test_preprocessing_and_size_are_the_published_ones(spec_id: str) -> None:
     assert network.num_features * tokens == spec.width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec_id", PUBLISHED_CALLS)
 def test_network_is_that_of_the_published_call(spec_id: str) -> None:
     name, settings = PUBLISHED_CALLS[spec_id]

@@ -26,7 +26,11 @@ def train(*arguments: str, folder: Path, module: str = "train") -> subprocess.Po
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'test'}",
+            "OMP_NUM_THREADS": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,6 +41,11 @@ def output_of(process: subprocess.Popen[str]) -> str:
     out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, error
     return out
+
+
+def fit(cohort: Path, *more: str, folder: Path) -> subprocess.Popen[str]:
+    """Start `fit`, with a quick report."""
+    return train(*fit_arguments(cohort), *more, folder=folder, module="quick_train")
 
 
 def fit_arguments(cohort: Path) -> list[str]:
@@ -59,7 +68,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fit a bundle without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    told = output_of(train(*fit_arguments(cohort), folder=folder))
+    told = output_of(fit(cohort, folder=folder))
     assert "out-of-fold C-index" in told
     assert "95 % interval" in told
     return folder / "run" / "bundle.safetensors"
@@ -105,7 +114,7 @@ def test_a_run_killed_at_random_and_resumed_writes_the_same_bytes(
     draw = random.Random(0)
     folds = tmp_path / "run" / "folds"
     for fitted in (1, 2, 3):
-        process = train(*fit_arguments(cohort), folder=tmp_path)
+        process = fit(cohort, folder=tmp_path)
         deadline = time.monotonic() + PATIENCE_SECONDS
         try:
             while len(list(folds.glob("*.safetensors"))) < fitted:
@@ -117,20 +126,20 @@ def test_a_run_killed_at_random_and_resumed_writes_the_same_bytes(
             process.kill()
             process.communicate()
         assert process.returncode == -signal.SIGKILL
-    output_of(train(*fit_arguments(cohort), folder=tmp_path))
+    output_of(fit(cohort, folder=tmp_path))
     assert (tmp_path / "run" / "bundle.safetensors").read_bytes() == bundle.read_bytes()
 
 
 def test_two_processes_under_torchrun_make_the_same_bundle(
     cohort: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--standalone", "--nproc-per-node=2", "-m", "train", *fit_arguments(cohort)]
+    arguments = ["--standalone", "--nproc-per-node=2", "-m", "quick_train", *fit_arguments(cohort)]
     output_of(train(*arguments, folder=tmp_path, module="torch.distributed.run"))
     assert (tmp_path / "run" / "bundle.safetensors").read_bytes() == bundle.read_bytes()
 
 
 def test_another_run_never_mixes_with_an_old_one(cohort: Path, bundle: Path) -> None:
-    process = train(*fit_arguments(cohort), "seed=1", folder=bundle.parent.parent)
+    process = fit(cohort, "seed=1", folder=bundle.parent.parent)
     _, error = process.communicate()
     assert process.returncode == 1
     assert error.splitlines()[-1].startswith("run: expected an empty folder or this run's own")

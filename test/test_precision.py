@@ -292,6 +292,7 @@ class TestEncoder:
         assert found.dtype == torch.float32
         assert LEAST_COSINE["uni"] < cosines(expected, found).min() < 1 - 1e-7
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("native")
     def test_synthetic_tissue(self) -> None:
         picture, _ = tissue_slide(224 * 4, 224, seed=1)
