@@ -138,20 +138,20 @@ class Batch:
 
 def collate(cases: Sequence[CaseInputs], dims: Dims) -> Batch:
     """Pad cases to one batch; the widths come from `dims`, so that a case may lack anything."""
-    bags = [case.bag if case.bag is not None else torch.zeros(0, dims.embedding) for case in cases]
-    longest = max(1, *(len(bag) for bag in bags))
+    counts = [0 if case.bag is None else case.bag.shape[0] for case in cases]
+    longest = max(1, *counts)
     bag = torch.empty(len(cases), longest, dims.embedding)
-    mask = torch.zeros(len(cases), longest, dtype=torch.bool)
+    mask = torch.arange(longest) < torch.tensor(counts)[:, None]
     coords = torch.zeros(len(cases), longest, 2, dtype=torch.int64)
     slide_index = torch.zeros(len(cases), longest, dtype=torch.int64)
-    for index, (case, patches) in enumerate(zip(cases, bags, strict=True)):
-        bag[index, : len(patches)] = patches
-        bag[index, len(patches) :] = 0
-        mask[index, : len(patches)] = True
+    for index, (case, count) in enumerate(zip(cases, counts, strict=True)):
+        if case.bag is not None:
+            bag[index, :count] = case.bag
+        bag[index, count:] = 0
         if case.coords is not None:
-            coords[index, : len(patches)] = case.coords
+            coords[index, :count] = case.coords
         if case.slide_index is not None:
-            slide_index[index, : len(patches)] = case.slide_index
+            slide_index[index, :count] = case.slide_index
     return Batch(
         bag=bag,
         mask=mask,
