@@ -15,6 +15,7 @@ from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
+from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import embed_case
 from model.slide import is_placeholder
@@ -43,7 +44,7 @@ class BagMaker(Protocol):
         ...
 
     def make(self, case: Case, *, warn: Warn) -> Bag | None:
-        """Return a case's bag, None where it has no slide.
+        """Return a case's bag, None where it has no slide of use.
 
         Raises:
             CaseError: A file of it cannot be used.
@@ -54,10 +55,17 @@ class BagMaker(Protocol):
 
 @dataclass(frozen=True)
 class SlideEmbedder:
-    """Makes bags of slides; one of `BagMaker`."""
+    """Makes bags of slides; one of `BagMaker`.
+
+    Attributes:
+        network: What embeds them.
+        patches: What is embedded.
+        settings: Of the fusion that takes the bags: whether a case can do without slides.
+    """
 
     network: Encoder
     patches: PatchSpec
+    settings: FusionConfig
 
     @property
     def encoder(self) -> EncoderSpec:
@@ -71,7 +79,12 @@ class SlideEmbedder:
     def make(self, case: Case, *, warn: Warn) -> Bag | None:
         """Embed the tissue of all slides of a case."""
         return embed_case(
-            case, self.network, self.patches, warn=warn, progress=lambda done, total: None
+            case,
+            self.network,
+            self.patches,
+            self.settings,
+            warn=warn,
+            progress=lambda done, total: None,
         )
 
 

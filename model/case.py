@@ -55,6 +55,7 @@ class Prediction:
         risk: Higher = earlier event; the ensemble's mean of z-scored member risks.
         time: Predicted time to the event, in `unit`.
         survival: Months → probability of no event until then.
+        median: When the predicted survival reaches ½, in `unit`; None if not within the follow-up.
         interval: 80 % interval of the time, in `unit`.
         modalities: Those that the prediction was made from.
     """
@@ -64,6 +65,7 @@ class Prediction:
     time: float
     unit: Unit
     survival: Mapping[int, float]
+    median: float | None
     interval: tuple[float, float]
     modalities: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())

@@ -4,8 +4,8 @@ from model.case import Case
 from model.cohort_bags import BagPredictor
 from model.errors import Warn, about_case
 from model.patches import patch_grid
-from model.predictor import Predictor
-from model.slide import Slide, is_placeholder
+from model.predictor import Predictor, use_slides
+from model.slide import Slide
 from model.tissue_mask import find_tissue
 
 
@@ -28,12 +28,14 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
 
 
 def _check_slides(predictor: Predictor, case: Case, *, warn: Warn) -> bool:
-    """Open each slide and lay the grid over its tissue; say whether there is one."""
+    """Open each slide and lay the grid over its tissue; say whether there is one of use."""
     patches = predictor.bundle.manifest.patches
-    slides = [slide for slide in case.slides if not is_placeholder(slide.path)]
     if patches is None:
         return False
-    for file in slides:
+
+    def lay_grid(index: int) -> None:
+        file = case.slides[index]
         with Slide.open(file.path, default_mpp=case.default_mpp, warn=warn) as slide:
             patch_grid(slide, find_tissue(slide, file.mask, warn=warn), patches)
-    return bool(slides)
+
+    return bool(use_slides(case, predictor.settings, lay_grid, warn=warn))

@@ -39,6 +39,7 @@ class Result(BaseModel):
     Attributes:
         risk_percentile: Percentage of the training cohort with a lower risk.
         survival: Months → probability of no event until then.
+        median: When the predicted survival reaches ½, in `unit`; None if not within the follow-up.
         interval: 80 % interval of the time, in `unit`.
         error: Why there is no prediction, in one line.
         traceback: Of an error that nobody foresaw.
@@ -55,6 +56,7 @@ class Result(BaseModel):
     risk: float | None = None
     risk_percentile: float | None = None
     survival: dict[int, float] = {}
+    median: float | None = None
     interval: tuple[float, float] | None = None
     modalities: tuple[str, ...] = ()
     warnings: tuple[Printable, ...] = ()
@@ -135,6 +137,7 @@ class Scorer:
             risk=found.risk,
             risk_percentile=float(predictor.bundle.mapping.percentile([found.risk])[0]),
             survival=dict(found.survival),
+            median=found.median,
             interval=found.interval,
             modalities=found.modalities,
             warnings=(*warnings, *found.warnings),

@@ -37,6 +37,10 @@ class CaseError(TriSurvError):
         return " ".join(text.split())
 
 
+class NoTissueError(CaseError):
+    """A slide without tissue: nothing of the case is broken, but that slide tells nothing."""
+
+
 @contextmanager
 def about_case(case_id: str) -> Iterator[None]:
     """Name the case in a CaseError that comes out of the block."""

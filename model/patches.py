@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.errors import CaseError
+from model.errors import CaseError, NoTissueError
 from model.mosaic import MOST_FACTOR, average_to
 from model.slide import Slide
 from model.tissue_mask import TissueMask
@@ -101,7 +101,8 @@ def patch_grid(slide: Slide, mask: TissueMask, spec: PatchSpec) -> NDArray[np.in
         coords (N, 2), level-0 pixels.
 
     Raises:
-        CaseError: There is no tissue, or the slide is coarser than the patches.
+        NoTissueError: There is no tissue.
+        CaseError: The slide is coarser than the patches.
     """
     reading = plan_reading(slide, spec)
     width_px = spec.size_px * reading.downsample
@@ -113,7 +114,7 @@ def patch_grid(slide: Slide, mask: TissueMask, spec: PatchSpec) -> NDArray[np.in
     most = fraction.max()
     if most == 0:
         found = "none" if mask.is_empty else "tissue only at the edge, where no patch fits"
-        raise CaseError(slide.path, expected="tissue", found=found)
+        raise NoTissueError(slide.path, expected="tissue", found=found)
     kept: NDArray[np.int64] = coords[fraction >= min(spec.least_tissue, most)]
     return kept
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from model.bundle import Bundle
 from model.case import Case, Prediction
 from model.embedding import embed_patches
 from model.encoder import Encoder, load_encoder
-from model.errors import CaseError, Warn, about_case
+from model.errors import CaseError, NoTissueError, Warn, about_case
+from model.fusion.base import FusionConfig
 from model.interface import MONTHS_PER
 from model.messages import merge_messages
 from model.patches import PatchSpec, patch_grid, read_patches
@@ -27,6 +29,7 @@ CPU_BATCH_PATCHES = 8
 GPU_BATCH_PATCHES = 64
 """Not measured."""
 
+Done = TypeVar("Done")
 Look = Callable[[Case, Bag | None, Warn], None]
 """Takes a scored case, the bag that its risk came from, and where to put warnings."""
 
@@ -49,6 +52,11 @@ class Predictor:
         for member in bundle.members:
             member.fusion.to(device)
 
+    @property
+    def settings(self) -> FusionConfig:
+        """What the fusion was told: which modalities it uses, and which it can do without."""
+        return self.bundle.members[0].fusion.config
+
     def predict(self, case: Case, *, progress: Progress, look: Look | None = None) -> Prediction:
         """Score one case, and have a look at what its risk came from.
 
@@ -67,29 +75,31 @@ class Predictor:
         months = np.array(SURVIVAL_MONTHS)
         survival = mapping.survival(np.array([risk]), months / MONTHS_PER[unit])[0]
         low, high = mapping.interval(np.array([risk]), INTERVAL)[0]
+        median = float(mapping.interval(np.array([risk]), 0.0)[0, 0])
         return Prediction(
             case_id=case.case_id,
             risk=risk,
             time=float(mapping.time(np.array([risk]))[0]),
             unit=unit,
             survival=dict(zip(SURVIVAL_MONTHS, survival.tolist(), strict=True)),
+            median=median if median < mapping.tau else None,
             interval=(float(low), float(high)),
             modalities=modalities,
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
     def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
-        """Embed a case's slides; None where it has none, or the bundle uses none.
+        """Embed a case's slides; None where it has none of use, or the bundle uses none.
 
         Raises:
-            CaseError: A slide cannot be read, or holds no tissue.
+            CaseError: As `embed_case`.
         """
         patches = self.bundle.manifest.patches
         if self.encoder is None or patches is None:
             return None
         if self.encoder.notice:
             warn(self.encoder.notice)
-        return embed_case(case, self.encoder, patches, warn=warn, progress=progress)
+        return embed_case(case, self.encoder, patches, self.settings, warn=warn, progress=progress)
 
     def risk(self, case: Case, bag: Bag | None, *, warn: Warn) -> float:
         """Return the ensemble's risk: the mean of its members' z-scored risks."""
@@ -127,7 +137,7 @@ class Predictor:
         Raises:
             CaseError: One that is needed is absent, or all are.
         """
-        config = self.bundle.members[0].fusion.config
+        config = self.settings
         found = {
             "slide": has_slide,
             "rna": case.rna is not None,
@@ -156,19 +166,53 @@ class Predictor:
 
 
 def embed_case(
-    case: Case, encoder: Encoder, patches: PatchSpec, *, warn: Warn, progress: Progress
+    case: Case,
+    encoder: Encoder,
+    patches: PatchSpec,
+    settings: FusionConfig,
+    *,
+    warn: Warn,
+    progress: Progress,
 ) -> Bag | None:
-    """Embed the tissue of all slides of a case; None where it has no slide.
+    """Embed the tissue of all slides of a case; None where it has no slide of use.
 
     Raises:
-        CaseError: A slide cannot be read, or holds no tissue.
+        CaseError: A slide cannot be read, or none has tissue and the case needs one.
     """
-    bags = [
-        _embed_slide(case, index, encoder, patches, warn=warn, progress=progress)
-        for index, slide in enumerate(case.slides)
-        if not is_placeholder(slide.path)
-    ]
+
+    def embed(index: int) -> Bag:
+        return _embed_slide(case, index, encoder, patches, warn=warn, progress=progress)
+
+    bags = use_slides(case, settings, embed, warn=warn)
     return Bag.join(bags) if bags else None
+
+
+def use_slides(
+    case: Case, settings: FusionConfig, use: Callable[[int], Done], *, warn: Warn
+) -> list[Done]:
+    """Use each slide of a case by its index, and return what came of those with tissue.
+
+    One without is left out, with a warning: a case of several slides keeps the others, and a case
+    that can do without slides is one without.
+
+    Raises:
+        NoTissueError: No slide has tissue, and the case cannot be scored by anything else.
+    """
+    done, empty = [], []
+    for index, slide in enumerate(case.slides):
+        if is_placeholder(slide.path):
+            continue
+        try:
+            done.append(use(index))
+        except NoTissueError as problem:
+            empty.append(problem)
+    others = {"rna": case.rna, "clinical": case.clinical}
+    is_enough = any(others.get(name) is not None for name in settings.modalities)
+    if empty and not done and not ("slide" in settings.optional and is_enough):
+        raise empty[0]
+    for error in empty:
+        warn(f"{error}; the slide is left out")
+    return done
 
 
 def _embed_slide(

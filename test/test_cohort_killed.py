@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cohorts import read_predictions, without_timings, write_records
-from jobs import write_glass
 from small_bundles import PATCHES, build_bundle
 
 from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.encoder import ENCODERS
 from model.patches import PatchSpec
+from train.pyramid import write_pyramid
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ BROKEN = {
     88: "clinical: expected the modality (the bundle was not trained to do without it), found none",
     101: "slide.tif: expected ",
     117: "slide.tif: expected ",
-    133: "slide.tif: expected tissue, found none",
+    133: "slide.tif: expected pixels of 1.0 µm or finer, found 4 µm",
     158: "C158.safetensors: expected a bag of encoder efficientnet_lite0 at 1 µm/px, found ",
     199: "C199.safetensors: expected a bag, found ",
 }
@@ -74,7 +75,8 @@ def break_cases(data: Path, bags: Path) -> None:
     for index in (101, 117, 133):
         bag_path(bags, f"C{index}").unlink()
     (data / "C117" / "slide.tif").write_bytes(b"no slide")
-    write_glass(data / "C133" / "slide.tif")
+    coarse = np.zeros((500, 500, 3), dtype=np.uint8)
+    write_pyramid(data / "C133" / "slide.tif", coarse, 4.0, downsamples=(1,))
     damaged = bag_path(bags, "C199")
     damaged.write_bytes(damaged.read_bytes()[:1000])
 

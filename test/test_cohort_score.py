@@ -51,17 +51,24 @@ def test_each_row_is_what_the_predictor_says_of_the_case(
 
     predictor = Predictor(Bundle.load(bundle), weights_dirs=(), device=torch.device("cpu"))
     rows = read_predictions(tmp_path / "out")
-    risks = predictor.bundle.mapping.risks
+    mapping = predictor.bundle.mapping
+    assert {row["median"] == "" for row in rows} == {True, False}  # not reached, reached
     for row, asked in zip(rows, list_table(manifest), strict=True):
         case = build_case(asked, CHIMERA, Tables(), warn=no_warning)
         expected = predictor.predict(case, progress=lambda done, total: None)
         assert row["case_id"] == case.case_id
         assert (float(row["time"]), float(row["risk"])) == (expected.time, expected.risk)
         assert (row["unit"], row["modalities"]) == ("months", "rna, clinical")
-        assert float(row["risk_percentile"]) == pytest.approx(100 * np.mean(risks < expected.risk))
+        assert float(row["risk_percentile"]) == pytest.approx(
+            100 * np.mean(mapping.risks < expected.risk)
+        )
         for months in (12, 24, 36, 60):
             assert float(row[f"survival_{months}_months"]) == expected.survival[months]
         assert (float(row["interval_low"]), float(row["interval_high"])) == expected.interval
+        assert (float(row["median"]) if row["median"] else None) == expected.median
+        at = [expected.median or mapping.tau, mapping.tau]
+        ((half, least),) = mapping.survival([expected.risk], at)
+        assert (half >= 0.5) and (least <= 0.5) == bool(row["median"])
         assert (row["warnings"], row["error"]) == ("random weights, for tests alone", "")
         assert 0 < float(row["seconds"]) < 60
         assert (row["bundle_sha256"], row["version"]) == (sha256_of(bundle), __version__)

@@ -25,6 +25,7 @@ from model.cohort_local import local_workers
 from model.cohort_workers import Workforce
 from model.encoder import ENCODERS, load_encoder
 from model.errors import ConfigError, Warn
+from model.fusion.base import FusionConfig
 from train import embed
 from train.config import EmbedConfig
 from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
@@ -61,7 +62,7 @@ def make_cases(folder: Path, n: int = 4) -> list[Case]:
 
 
 def make_bags(cases: list[Case], directory: Path, *, warn: Warn = no_warning) -> None:
-    maker = SlideEmbedder(mean_colour(), PATCHES)
+    maker = SlideEmbedder(mean_colour(), PATCHES, FusionConfig())
     embed_cohort(cases, maker, directory, warn=warn, progress=lambda done, total: None)
 
 
@@ -173,7 +174,9 @@ def test_bags_of_other_settings_are_refused(tmp_path: Path, other: str) -> None:
     message = f"{path}: expected a bag of encoder mean_colour at 1 µm/px, found one made with other"
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
         read_bag(path, spec, patches)
-    maker = SlideEmbedder(mean_colour(), PATCHES.model_copy(update={"stride_px": 16}))
+    maker = SlideEmbedder(
+        mean_colour(), PATCHES.model_copy(update={"stride_px": 16}), FusionConfig()
+    )
     with pytest.raises(ConfigError, match="found one made with other settings"):
         embed_cohort(cases, maker, path.parent, warn=no_warning, progress=lambda *_: None)
 
@@ -282,7 +285,7 @@ def test_bags_are_read_as_they_were_made(tmp_path: Path) -> None:
     (case, *_) = make_cases(tmp_path)
     make_bags([case], tmp_path / "bags")
     bag = read_bag(bag_path(tmp_path / "bags", "C0"), SPEC, PATCHES)
-    made = SlideEmbedder(mean_colour(), PATCHES).make(case, warn=no_warning)
+    made = SlideEmbedder(mean_colour(), PATCHES, FusionConfig()).make(case, warn=no_warning)
     assert made is not None
     for name in ("embeddings", "coords", "slide_index"):
         assert torch.equal(getattr(bag, name), getattr(made, name))
@@ -292,7 +295,7 @@ def test_bags_are_read_as_they_were_made(tmp_path: Path) -> None:
 
 
 def embed_on(workforce: Workforce, cases: list[Case], directory: Path, warn: Warn) -> None:
-    work = CaseEmbedder(ENCODERS["efficientnet_lite0"], (), PATCHES, directory)
+    work = CaseEmbedder(ENCODERS["efficientnet_lite0"], (), PATCHES, FusionConfig(), directory)
     embed_in_parallel(cases, work, workforce, warn=warn, progress=lambda done, total: None)
 
 
@@ -300,7 +303,7 @@ def embed_here(cases: list[Case], directory: Path) -> None:
     encoder = load_encoder(
         ENCODERS["efficientnet_lite0"], weights_dirs=(), device=torch.device("cpu")
     )
-    maker = SlideEmbedder(encoder, PATCHES)
+    maker = SlideEmbedder(encoder, PATCHES, FusionConfig())
     embed_cohort(cases, maker, directory, warn=no_warning, progress=lambda done, total: None)
 
 

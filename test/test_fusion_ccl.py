@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from by_hand import array, count, linear, relu, shuffled
+from by_hand import Array, array, count, linear, relu, shuffled
 from scipy.optimize import linear_sum_assignment
 from toy_fusions import DIMS, build_toy, toy_cases
 
@@ -67,11 +67,18 @@ def test_an_interaction_equals_its_co_attention_matrix() -> None:
     weights = shuffled(interaction)
     slide, genes = torch.randn(3, 5), torch.randn(3, 5)
     found = array(interaction(slide, genes))
+
+    def aligned(name: str, vector: Array) -> Array:
+        x = linear(weights, f"{name}.0", vector)
+        normed = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        return relu(weights[f"{name}.1.weight"] * normed + weights[f"{name}.1.bias"])
+
     for row, (p, g) in enumerate(zip(array(slide), array(genes), strict=True)):
-        matrix = np.outer(linear(weights, "slide", p), linear(weights, "genes", g))
-        of_slide = linear(weights, "weigh_slide", matrix.T)[:, 0]
-        of_genes = linear(weights, "weigh_genes", matrix)[:, 0]
-        assert found[row] == pytest.approx(of_slide * p + of_genes * g, rel=1e-4, abs=1e-5)
+        u, v = aligned("slide", p), aligned("genes", g)
+        matrix = np.outer(u, v)
+        of_slide = 1 / (1 + np.exp(-linear(weights, "weigh_slide", matrix)[:, 0]))
+        of_genes = 1 / (1 + np.exp(-linear(weights, "weigh_genes", matrix.T)[:, 0]))
+        assert found[row] == pytest.approx(of_slide * u + of_genes * v, rel=1e-4, abs=1e-5)
 
 
 def test_merged_tokens_are_normalised() -> None:
@@ -172,11 +179,36 @@ def test_a_case_without_a_slide_leaves_the_memory_as_it_is() -> None:
     assert fusion.filled.tolist() == [0, 1, 0, 1]
 
 
+def test_gene_tokens_are_self_normalising_layers_of_which_sets_share_the_second() -> None:
+    fusion = toy()
+    weights = shuffled(fusion.genes)
+    found = array(fusion.genes(BATCH))
+
+    def selu(x: Array) -> Array:
+        scale, alpha = 1.0507009873554805, 1.6732632423543772
+        return scale * np.where(x > 0, x, alpha * (np.exp(np.minimum(x, 0)) - 1))
+
+    at = 0
+    for number, genes in enumerate(DIMS.gene_sets.values()):
+        own = weights["0.encode.members"][at : at + len(genes)]
+        at += len(genes)
+        bias = weights["0.encode.members_bias"][number]
+        hidden = selu(array(BATCH.rna)[:, genes] @ own + bias)
+        expected = selu(linear(weights, "1.0", hidden))
+        assert found[:, number] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 def test_ccl_has_the_parameters_of_the_paper() -> None:
-    positions = range(2_225)
-    sets = {str(part): tuple(positions[part::6]) for part in range(6)}
-    dims = Dims(embedding=1024, genes=2_225, outputs=4, gene_sets=sets)
+    sizes = (94, 334, 521, 468, 1496, 479)  # of the families, for BLCA
+    ends = np.cumsum(sizes)
+    sets = {
+        str(end): tuple(range(end - size, end))
+        for size, end in zip(sizes, ends.tolist(), strict=True)
+    }
+    dims = Dims(embedding=1024, genes=sum(sizes), outputs=4, gene_sets=sets)
     with torch.device("meta"):
         fusion = build_fusion("ccl", {}, dims)
-    # How large the families were is inferred; two biases of the merges are normalised away.
-    assert count(fusion) == 2_153_254 - 2
+    # The authors count the memory, and convolutions that see nothing; and two biases of the merges,
+    # which are normalised away.
+    memory, unused = 6 * 1024, 256 * (7 * 7 + 5 * 5 + 3 * 3 + 3)
+    assert count(fusion) == 2_153_254 - memory - unused - 2

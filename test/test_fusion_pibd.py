@@ -151,7 +151,7 @@ def test_the_bound_tells_dependent_from_independent(dependent: bool) -> None:
 # --- model ----------------------------------------------------------------------------------------
 
 
-def test_the_joint_token_is_the_product_of_two_densities() -> None:
+def test_the_joint_token_is_the_product_of_two_densities_to_their_powers() -> None:
     fusion = build_toy("pibd")
     shuffled(fusion)
     assert isinstance(fusion, Pibd)
@@ -166,13 +166,14 @@ def test_the_joint_token_is_the_product_of_two_densities() -> None:
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     for row in range(len(BATCH)):
         product = torch.ones(len(grid), TOY_SETTINGS["pibd"]["width"], dtype=torch.float64)
-        for prototypes, kinds in (
-            (fusion.slide_prototypes, of_slide),
-            (fusion.gene_prototypes, of_genes),
+        shares = softmax(array(fusion.experts))
+        for share, prototypes, kinds in (
+            (shares[0], fusion.slide_prototypes, of_slide),
+            (shares[1], fusion.gene_prototypes, of_genes),
         ):
             mean, variance = prototypes.mean[kinds[row]], prototypes.variance[kinds[row]]
             gaps = (grid[:, None] - mean.double()) ** 2 / (2 * variance.double())
-            product = product * torch.exp(-gaps)
+            product = product * torch.exp(-share * gaps)
         expected = (grid[:, None] * product).sum(dim=0) / product.sum(dim=0)
         assert array(seen[0][row]) == pytest.approx(array(expected), abs=1e-3)
 
@@ -262,6 +263,6 @@ def test_pibd_has_the_parameters_of_the_paper() -> None:
     with torch.device("meta"):
         fusion = build_fusion("pibd", {}, dims)
     # Published are five estimators of shared information, where three vectors have three pairs; no
-    # layer from 256 to 4 for a prototype's hazards; and 10 numbers no equation has a place for.
+    # layer from 256 to 4 for a prototype's hazards; and 8 numbers no equation has a place for.
     estimator = 2 * (256 * 128 + 128 + 128 * 256 + 256)
-    assert count(fusion) == 26_930_702 - 2 * estimator + (256 * 4 + 4) - 10
+    assert count(fusion) == 26_930_702 - 2 * estimator + (256 * 4 + 4) - 8

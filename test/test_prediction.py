@@ -28,6 +28,7 @@ def prediction(**changes: Any) -> Prediction:
         "time": MONTHS,
         "unit": "months",
         "survival": {12: 0.9},
+        "median": None,
         "interval": (1.0, 90.0),
         "modalities": ("rna",),
     }

@@ -16,6 +16,7 @@ from model.bags import SlideEmbedder
 from model.bundle import Bundle
 from model.case import Case, Prediction, read_case
 from model.encoder import ENCODERS, load_encoder
+from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import Predictor
 from model.progress import Progress
@@ -72,7 +73,7 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Patients:
     encoder = load_encoder(
         ENCODERS["efficientnet_lite0"], weights_dirs=[], device=torch.device("cpu")
     )
-    maker = SlideEmbedder(encoder, PATCHES)
+    maker = SlideEmbedder(encoder, PATCHES, FusionConfig())
     for folder, group in (
         (root / "bags", [labelled.case for labelled in cases]),
         (root / "sample", [sample]),

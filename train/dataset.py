@@ -95,7 +95,9 @@ class Fold:
     def labels(self, rows: torch.Tensor, device: torch.device) -> Labels:
         """Return what happened to some of the cases, their times as quantiles of all events'."""
         events = self.time[self.event].sort().values
-        quantile = torch.searchsorted(events, self.time[rows]) / (len(events) + 1)
+        before = torch.searchsorted(events, self.time[rows])
+        # Later than all events is in the last bin, too.
+        quantile = (before.clamp(max=len(events) - 1) + 0.5) / len(events)
         return Labels(self.event[rows].to(device), quantile.to(device))
 
 

@@ -19,6 +19,7 @@ from model.encoder import Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
 from model.files import remove_parts
 from model.foreign_bags import ForeignBags
+from model.fusion.base import FusionConfig
 from model.messages import some
 from model.patches import PatchSpec
 from model.progress import Progress
@@ -53,7 +54,9 @@ def make_bags(
         if config.embed.ray is None and config.embed.workers in {None, 1}:
             embed_cohort(mine, maker, directory, warn=warn, progress=progress)
         else:
-            work = CaseEmbedder(maker.encoder, config.encoder.weights, config.patches, directory)
+            work = CaseEmbedder(
+                maker.encoder, config.encoder.weights, config.patches, maker.settings, directory
+            )
             embed_in_parallel(mine, work, _workforce(config), warn=warn, progress=progress)
     ranks.wait_for_all()
     return Bags(directory, maker.encoder, config.patches)
@@ -90,6 +93,7 @@ class CaseEmbedder:
         encoder: What the embeddings are made with.
         weights_dirs: Folders that may hold its weights, in order.
         patches: What the patches are.
+        settings: Of the fusion that takes the bags.
         directory: Where the bags go.
         device: Where the encoder runs.
         threads: Of torch.
@@ -98,6 +102,7 @@ class CaseEmbedder:
     encoder: EncoderSpec
     weights_dirs: tuple[Path, ...]
     patches: PatchSpec
+    settings: FusionConfig
     directory: Path
     device: str = "cpu"
     threads: int = 1
@@ -129,7 +134,7 @@ class CaseEmbedder:
     def _maker(self) -> SlideEmbedder:
         spec = self.encoder.model_dump_json()
         encoder = _load(spec, self.weights_dirs, self.device, self.threads)
-        return SlideEmbedder(encoder, self.patches)
+        return SlideEmbedder(encoder, self.patches, self.settings)
 
 
 def embed_in_parallel(
@@ -181,7 +186,7 @@ def _check_all_done(failed: Mapping[str, str], total: int) -> None:
 def _slide_embedder(config: TrainConfig, spec: EncoderSpec) -> SlideEmbedder:
     device = ranks.device(config.device)
     encoder = load_encoder(spec, weights_dirs=config.encoder.weights, device=device)
-    return SlideEmbedder(encoder, config.patches)
+    return SlideEmbedder(encoder, config.patches, config.fusion.read())
 
 
 def _workforce(config: TrainConfig) -> Workforce:

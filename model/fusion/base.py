@@ -40,8 +40,9 @@ class Labels:
 
     Attributes:
         event: (B,) bool.
-        quantile: (B,) float in [0, 1): how many of the training fold's n events came before the
-            case's time, over n + 1; ⌊K · quantile⌋ is its bin among K of equally many events.
+        quantile: (B,) float in (0, 1): how many of the training fold's n events came before the
+            case's time, and a half, over n; ⌊K · quantile⌋ is its bin among K of equally many
+            events.
     """
 
     event: torch.Tensor

@@ -1,19 +1,20 @@
 """CCL: what slide and genes have in common, what they make together, and what is each one's own."""
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import permutations
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn.functional import cosine_similarity, layer_norm, normalize, relu
+from torch.nn.functional import cosine_similarity, layer_norm, normalize, relu, selu
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
 from model.fusion.layers import OneStandIn, check_heads, snn
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_prototypes import fit_prototypes, k_means
-from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import GeneSetTokens, GroupedSnn, TokensConfig, clinical_vector
 
 MOST_ROUNDS = 30
 
@@ -62,25 +63,30 @@ class Merge(nn.Module):
         return relu(layer_norm(merged, merged.shape[1:]))
 
 
+def aligned(width: int) -> nn.Sequential:
+    """Build ReLU(LN(W x + b))."""
+    return nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
+
+
 class Interaction(nn.Module):
-    """(Aᵀ w_p + b_p) ⊙ p + (A w_g + b_g) ⊙ g, where A = u vᵀ, u = U p + a and v = V g + c.
+    """σ(A w_u + b_u) ⊙ u + σ(Aᵀ w_v + b_v) ⊙ v, where A = u vᵀ, u and v the aligned vectors.
 
     A is of rank one, so it is never built: A w = u (v·w).
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.slide = nn.Linear(width, width)
-        self.genes = nn.Linear(width, width)
+        self.slide = aligned(width)
+        self.genes = aligned(width)
         self.weigh_slide = nn.Linear(width, 1)
         self.weigh_genes = nn.Linear(width, 1)
 
     def forward(self, slide: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
         """Return (B, width) of two vectors (B, width)."""
         u, v = self.slide(slide), self.genes(genes)
-        of_slide = v * (u @ self.weigh_slide.weight.T) + self.weigh_slide.bias
-        of_genes = u * (v @ self.weigh_genes.weight.T) + self.weigh_genes.bias
-        gated: torch.Tensor = of_slide * slide + of_genes * genes
+        of_slide = torch.sigmoid(u * (v @ self.weigh_slide.weight.T) + self.weigh_slide.bias)
+        of_genes = torch.sigmoid(v * (u @ self.weigh_genes.weight.T) + self.weigh_genes.bias)
+        gated: torch.Tensor = of_slide * u + of_genes * v
         return gated
 
 
@@ -120,16 +126,21 @@ class Ccl(Fusion):
         self.register_buffer("memory", torch.randn(config.clusters, dims.embedding))
         self.register_buffer("bank", torch.zeros(config.bins, config.bank, width))
         self.register_buffer("filled", torch.zeros(config.bins, dtype=torch.int64))
-        self.project = snn((dims.embedding, width), config.gene_dropout)
-        self.genes = GeneSetTokens(config, dims, width, config.gene_dropout)
+        dropout = config.gene_dropout
+        self.project = snn((dims.embedding, width), dropout, nn.SELU)
+        # Each set has a first layer of its own, and all share the second.
+        self.genes = nn.Sequential(
+            GeneSetTokens(
+                config, dims, width, dropout, partial(GroupedSnn, layers=1, activation=selu)
+            ),
+            snn((width, width), dropout, nn.SELU),
+        )
         self.merge_patches = Merge(config.clusters)
         self.merge_genes = Merge(len(dims.gene_sets))
         self.stand_ins = OneStandIn("slide", width, config.optional)
         self.common = Interaction(width)
         self.synergy = Interaction(width)
-        self.of_slide, self.of_genes = (
-            nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()) for _ in range(2)
-        )
+        self.of_slide, self.of_genes = aligned(width), aligned(width)
         self.clinical = clinical_vector(config, dims, width, config.dropout)
         self.summary = nn.Parameter(torch.randn(width))
         self.layers = nn.ModuleList(

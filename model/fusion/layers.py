@@ -23,15 +23,17 @@ def mlp(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def snn(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
-    """Build self-normalising layers: Linear, ELU, alpha dropout.
+def snn(
+    widths: tuple[int, ...], dropout: float, activation: type[nn.Module] = nn.ELU
+) -> nn.Sequential:
+    """Build self-normalising layers: Linear, activation, alpha dropout.
 
     Source: Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515, with the
-    ELU that survival models use in place of its SELU.
+    ELU that most survival models use in place of its SELU.
     """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.ELU(), nn.AlphaDropout(dropout)]
+        layers += [nn.Linear(width_in, width_out), activation(), nn.AlphaDropout(dropout)]
     return nn.Sequential(*layers)
 
 

@@ -1,6 +1,6 @@
 """Tokens of gene sets and of patches, and the clinical record as a vector."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from pydantic import model_validator
@@ -12,6 +12,8 @@ from model.errors import ConfigError
 from model.fusion.base import FusionConfig
 from model.fusion.layers import OneStandIn, piece_size, snn
 from model.fusion.layers_elements import AlphaDropout
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TokensConfig(FusionConfig):
@@ -32,10 +34,11 @@ class TokensConfig(FusionConfig):
 class GroupedSnn(nn.Module):
     """Turn each gene set's expression into a token by self-normalising layers of its own.
 
-    h_p = ELU(x_p W_p + b_p), x_p the expression of set p's genes, then ELU(h_p V_p + c_p) for each
-    further layer; alpha dropout after each. One operation a layer serves all sets: the first is a
-    sum of rows of one matrix with a row for each member of each set, weighted by expression; the
-    others are batched products. So each set costs what its genes cost, with no loop and no padding.
+    h_p = f(x_p W_p + b_p), x_p the expression of set p's genes and f the ELU or another activation,
+    then f(h_p V_p + c_p) for each further layer; alpha dropout after each. One operation a layer
+    serves all sets: the first is a sum of rows of one matrix with a row for each member of each
+    set, weighted by expression; the others are batched products. So each set costs what its genes
+    cost, with no loop and no padding.
 
     Source: Jaume et al. 2024, "Modeling dense multimodal interactions between biological pathways
     and histology for survival prediction", arXiv:2304.06819.
@@ -45,9 +48,15 @@ class GroupedSnn(nn.Module):
     starts: torch.Tensor
 
     def __init__(
-        self, gene_sets: Mapping[str, tuple[int, ...]], width: int, dropout: float, layers: int = 2
+        self,
+        gene_sets: Mapping[str, tuple[int, ...]],
+        width: int,
+        dropout: float,
+        layers: int = 2,
+        activation: Activation = elu,
     ) -> None:
         super().__init__()
+        self.activation = activation
         sizes = torch.tensor([len(genes) for genes in gene_sets.values()])
         members = [gene for genes in gene_sets.values() for gene in genes]
         # Both follow from the widths that a bundle states, so neither is part of the state.
@@ -77,11 +86,11 @@ class GroupedSnn(nn.Module):
             per_sample_weights=rna[:, self.genes].flatten(),
         )  # (B · P, width)
         tokens: torch.Tensor = self.dropout(
-            elu(sums.view(cases, len(self.starts), -1) + self.members_bias)
+            self.activation(sums.view(cases, len(self.starts), -1) + self.members_bias)
         )
         for weight, bias in zip(self.inner, self.inner_bias, strict=True):
             tokens = torch.einsum("bpi,pio->bpo", tokens, weight) + bias
-            tokens = self.dropout(elu(tokens))
+            tokens = self.dropout(self.activation(tokens))
         return tokens
 
 
@@ -121,8 +130,8 @@ class GeneSetTokens(nn.Module):
         config: Of the fusion.
         dims: With the gene sets.
         width: Of a token.
-        dropout: Of the sets' networks.
-        vectors: Whether a set is a vector of a foundation model, which needs no network.
+        dropout: Of what makes the tokens.
+        encode: What makes them, from gene sets, width and dropout.
 
     Raises:
         ConfigError: The run names no gene sets.
@@ -134,19 +143,14 @@ class GeneSetTokens(nn.Module):
         dims: Dims,
         width: int,
         dropout: float,
-        *,
-        vectors: bool = False,
+        encode: Callable[[Mapping[str, tuple[int, ...]], int, float], nn.Module] = GroupedSnn,
     ) -> None:
         super().__init__()
         if not dims.gene_sets:
             name = type(config).__name__.removesuffix("Config").lower()
             raise ConfigError(f"fusion {name}: expected gene sets ([rna] gene_sets), found none")
         self.stand_ins = OneStandIn("rna", dims.genes, config.optional)
-        self.encode = (
-            SharedLinear(dims.gene_sets, width)
-            if vectors
-            else GroupedSnn(dims.gene_sets, width, dropout)
-        )
+        self.encode = encode(dims.gene_sets, width, dropout)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, P, width)."""

@@ -101,8 +101,8 @@ class Pibd(Fusion):
     """logits = Linear(ReLU(W [h ‖ g ‖ c])): what is the slide's own, the genes' own, and joint.
 
     Each modality's tokens go through an MLP; those most similar to a prototype go on, and vote for
-    one. The joint token is the mean of the product of the two prototypes voted for,
-    (μ_h/σ_h² + μ_g/σ_g²) / (1/σ_h² + 1/σ_g²).
+    one. The joint token is the mean of the weighted product of the two prototypes voted for,
+    (α_h μ_h/σ_h² + α_g μ_g/σ_g²) / (α_h/σ_h² + α_g/σ_g²), α the softmax of two learned numbers.
 
     Put right: a token is picked once, the precisions are 1/σ² and not 1/σ, and
     the bound on the shared information does not train its own estimator. All patches are used,
@@ -125,13 +125,15 @@ class Pibd(Fusion):
         width, hidden, dropout = config.width, config.hidden, config.dropout
         self.weights = config
         widths = (hidden, hidden, width)
-        self.patches = PatchTokens(config, mlp((dims.embedding, *widths), dropout), width)
+        # Without the last ReLU: cosines with prototypes around 0 want all directions.
+        self.patches = PatchTokens(config, mlp((dims.embedding, *widths), dropout)[:-1], width)
         self.genes = nn.Sequential(
-            GeneSetTokens(config, dims, width, dropout), mlp((width, *widths), dropout)
+            GeneSetTokens(config, dims, width, dropout), mlp((width, *widths), dropout)[:-1]
         )
         kinds = 2 * config.bins
         self.slide_prototypes = Bottleneck(kinds, width, config.keep_patches, config.samples)
         self.gene_prototypes = Bottleneck(kinds, width, config.keep_genes, config.samples)
+        self.experts = nn.Parameter(torch.zeros(2))
         self.hazards = nn.Linear(width, config.bins)
         self.disentangle = Disentangler(width, config.heads, dropout)
         self.shared = nn.ModuleList(Club(width) for _ in range(3))
@@ -175,7 +177,10 @@ class Pibd(Fusion):
         slide = self.slide_prototypes.pick(patches, mask)
         picked = self.gene_prototypes.pick(genes, mask.new_ones(genes.shape[:2]))
         experts = ((self.slide_prototypes, slide.kind), (self.gene_prototypes, picked.kind))
-        precision = [1 / prototypes.variance[kind] for prototypes, kind in experts]
+        precision = [
+            share / prototypes.variance[kind]
+            for share, (prototypes, kind) in zip(self.experts.softmax(dim=0), experts, strict=True)
+        ]
         moment = [
             weight * prototypes.mean[kind]
             for weight, (prototypes, kind) in zip(precision, experts, strict=True)

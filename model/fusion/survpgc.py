@@ -1,5 +1,7 @@
 """SurvPGC: gene sets and patches attend to each other, and so do clinical sentences and patches."""
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -9,7 +11,7 @@ from model.batch import Batch, Dims
 from model.errors import ConfigError
 from model.fusion.base import Fusion, FusionConfig, Labels
 from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
-from model.fusion.layers_tokens import GeneSetTokens, PatchTokens
+from model.fusion.layers_tokens import GeneSetTokens, GroupedSnn, PatchTokens, SharedLinear
 
 
 class SurvpgcConfig(FusionConfig):
@@ -76,9 +78,8 @@ class Survpgc(Fusion):
         self.patches = PatchTokens(config, nn.Linear(dims.embedding, width), width)
         self.tokens = nn.ModuleDict()
         if "rna" in config.modalities:
-            self.tokens["rna"] = GeneSetTokens(
-                config, dims, width, config.genes_dropout, vectors=config.gene_vectors
-            )
+            encode = _shared if config.gene_vectors else GroupedSnn
+            self.tokens["rna"] = GeneSetTokens(config, dims, width, config.genes_dropout, encode)
         if "clinical" in config.modalities:
             self.tokens["clinical"] = SentenceTokens(config, dims, width)
         self.hubs = nn.ModuleDict({name: HubAttention(width, attended) for name in self.tokens})
@@ -149,3 +150,8 @@ class SentenceTokens(nn.Module):
         if self.stand_in is None:
             return tokens
         return torch.where(batch.clinical_present[:, None, None], tokens, self.stand_in)
+
+
+def _shared(gene_sets: Mapping[str, tuple[int, ...]], width: int, dropout: float) -> SharedLinear:
+    """Build what makes tokens of gene vectors, which has no dropout."""
+    return SharedLinear(gene_sets, width)

@@ -15,6 +15,7 @@ def load() -> Reader:
 
     from model.case import Case, SlideFile
     from model.encoder import ENCODERS, load_encoder
+    from model.fusion.base import FusionConfig
     from model.patches import PatchSpec
     from model.predictor import embed_case
 
@@ -25,7 +26,9 @@ def load() -> Reader:
     def embed(path: Path, plan: Plan) -> int:
         patches = PatchSpec(mpp=plan.mpp, size_px=plan.size_px, stride_px=plan.size_px)
         case = Case("bench", slides=(SlideFile(path),))
-        bag = embed_case(case, encoder, patches, warn=print, progress=lambda done, total: None)
+        bag = embed_case(
+            case, encoder, patches, FusionConfig(), warn=print, progress=lambda done, total: None
+        )
         return 0 if bag is None else len(bag.embeddings)
 
     return embed

@@ -1,0 +1,88 @@
+"""Slides without tissue: left out where something else can tell of the case, refused elsewhere."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from job_files import CHIMERA, CLINICAL, RNA, no_warning
+from jobs import write_glass
+from mean_colour import PATCHES, mean_colour, write_tissue
+
+from model.bags import SlideEmbedder, bag_path
+from model.case import Case, Record, SlideFile
+from model.cohort_check import check_case
+from model.errors import NoTissueError
+from model.fusion.base import FusionConfig
+from model.predictor import Predictor
+from train.embed import embed_cohort
+
+LENIENT = FusionConfig(optional=("slide",))
+
+
+def ignore(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def glass(tmp_path: Path) -> SlideFile:
+    return SlideFile(write_glass(tmp_path / "glass.tif"))
+
+
+@pytest.fixture
+def tissue(tmp_path: Path) -> SlideFile:
+    write_tissue(tmp_path / "tissue.mha", seed=0)
+    return SlideFile(tmp_path / "tissue.mha")
+
+
+def left_out(slide: SlideFile) -> str:
+    return f"{slide.path}: expected tissue, found none; the slide is left out"
+
+
+def test_a_case_is_scored_by_what_else_it_has(
+    glass: SlideFile, contents: dict[str, Any], lenient_predictor: Predictor
+) -> None:
+    records = {
+        "rna": Record(contents[RNA], Path("rna.json")),
+        "clinical": Record(contents[CLINICAL], Path("clinical.json")),
+    }
+    case = Case("C0", (glass,), **records, default_mpp=CHIMERA.default_mpp)
+    found = lenient_predictor.predict(case, progress=ignore)
+    assert found.modalities == ("rna", "clinical")
+    assert found.time == lenient_predictor.predict(Case("C0", **records), progress=ignore).time
+    assert left_out(glass) in found.warnings
+
+    said: list[str] = []
+    check_case(lenient_predictor, case, warn=said.append)
+    assert left_out(glass) in said
+
+
+def test_a_case_of_nothing_else_is_refused(glass: SlideFile, lenient_predictor: Predictor) -> None:
+    message = f"case C0: {glass.path}: expected tissue, found none"
+    with pytest.raises(NoTissueError, match="^" + re.escape(message) + "$"):
+        lenient_predictor.predict(Case("C0", (glass,)), progress=ignore)
+
+
+@pytest.mark.parametrize("settings", [LENIENT, FusionConfig()])
+def test_other_slides_of_the_case_are_kept(
+    glass: SlideFile, tissue: SlideFile, settings: FusionConfig
+) -> None:
+    maker, said = SlideEmbedder(mean_colour(), PATCHES, settings), []
+    bag = maker.make(Case("C0", (glass, tissue)), warn=said.append)
+    alone = maker.make(Case("C0", (tissue,)), warn=no_warning)
+    assert bag is not None
+    assert alone is not None
+    assert torch.equal(bag.embeddings, alone.embeddings)
+    assert bag.slide_index.unique().tolist() == [1]
+    assert said == [left_out(glass)]
+
+
+def test_training_goes_on_without_a_bag_where_slides_are_optional(
+    tmp_path: Path, glass: SlideFile
+) -> None:
+    case, said = Case("C0", (glass,), clinical=Record({"age": 70}, Path("clinical.json"))), []
+    maker = SlideEmbedder(mean_colour(), PATCHES, LENIENT)
+    embed_cohort([case], maker, tmp_path / "bags", warn=said.append, progress=ignore)
+    assert not bag_path(tmp_path / "bags", "C0").exists()
+    assert said == [left_out(glass)]
