@@ -104,6 +104,8 @@ class ForeignBags:
             if coords is None:
                 warn(f"{self.root}: bags without coordinates; all patches are put at 0, 0")
                 coords = torch.zeros(len(embeddings), 2, dtype=torch.int64)
+            taken = self.patches.taken_of(len(embeddings))
+            embeddings, coords = embeddings[taken], coords[taken]
             bags.append(Bag(embeddings, coords, torch.full((len(embeddings),), index)))
         return Bag.join(bags) if bags else None
 

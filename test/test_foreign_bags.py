@@ -65,6 +65,13 @@ def test_a_resize_factor_is_no_other_patch_size(tmp_path: Path) -> None:
     check(make(tmp_path), features, coords_of())
 
 
+def test_larger_bags_are_thinned_as_slides_are(tmp_path: Path) -> None:
+    write_chimera(tmp_path, "C_HE", embeddings_of(6))
+    few = HALF_MPP.model_copy(update={"most_patches": 4})
+    taken = few.taken_of(6)
+    check(make(tmp_path, spec=few), embeddings_of(6)[taken], coords_of(6)[taken])
+
+
 def test_the_sources_are_features_and_coordinates(tmp_path: Path) -> None:
     write_chimera(tmp_path, "C_HE", embeddings_of())
     sources = ForeignBags(tmp_path, UNI, HALF_MPP).sources(Case("C"))

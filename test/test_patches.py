@@ -63,6 +63,7 @@ class TestSpec:
             {"least_tissue": -0.1},
             {"kernel": "bilinear"},
             {"patch": 224},
+            {"most_patches": 0},
         ],
     )
     def test_refuses(self, wrong: dict[str, object]) -> None:
@@ -143,6 +144,23 @@ class TestGrid:
         coverage[30:33, 60:64] = 1  # 40 x 30 px of level 0, 1.8 % of the patch at 512, 256
         mask = TissueMask(coverage, downsample=(10.0, 10.0))
         assert patch_grid(slide, mask, SPEC).tolist() == [[512, 256]]
+
+    def test_many_patches_are_thinned_evenly(self, slide: Slide) -> None:
+        spec = PatchSpec(size_px=16, stride_px=16)  # 31 × 23
+        everywhere = patch_grid(slide, whole(slide), spec)
+        assert len(everywhere) == 713
+        for most in (1, 100, 500, 712):
+            kept = patch_grid(slide, whole(slide), spec.model_copy(update={"most_patches": most}))
+            assert len({*map(tuple, kept.tolist())}) == most
+            order = [everywhere.tolist().index(place) for place in kept.tolist()]
+            assert order == sorted(order)  # so that tiles are read once
+        third = patch_grid(slide, whole(slide), spec.model_copy(update={"most_patches": 238}))
+        for axis, parts in ((0, 31), (1, 23)):
+            places = np.bincount(third[:, axis] // 64, minlength=parts)
+            assert places.min() >= 0.6 * 238 / parts
+            assert places.max() <= 1.4 * 238 / parts
+        few = spec.model_copy(update={"most_patches": 713})
+        np.testing.assert_array_equal(patch_grid(slide, whole(slide), few), everywhere)
 
     def test_slide_smaller_than_a_patch(self, tmp_path: Path) -> None:
         path = tmp_path / "small.tif"
