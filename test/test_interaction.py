@@ -83,4 +83,5 @@ def test_only_an_interacting_fusion_finds_a_risk_of_products() -> None:
         print(f"{label}: C-index {mean:.3f} (oracle {oracle:.3f}), n 2,000, mean of 3 seeds")
     assert found["concat"][0] < 0.56
     assert found["pairwise"][0] > 0.66
+    assert found["pairwise"][0] - found["concat"][0] > 0.12
     assert oracle > 0.75

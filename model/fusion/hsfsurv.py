@@ -44,8 +44,8 @@ class Hsfsurv(Fusion):
 
     G are the P gene sets' tokens, H as many pseudo-bags of patches, each pooled by gated attention,
     and M = σ(H ⊙ G) what they agree on. Each part has an encoder of its own: a transformer over
-    its P tokens and gated pooling. The clinical record, which the paper does not use, may join as
-    a fifth vector.
+    its P tokens and gated pooling, and as in MCAT a layer with ReLU, where the authors' code has a
+    linear one. The clinical record, which the paper does not use, may join as a fifth vector.
 
     [I] Pseudo-bags are equal parts of the bag along one fixed direction of the embeddings, drawn
     at random, so that they do not depend on the order of patches; the pooling is the same for all.
