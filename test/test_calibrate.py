@@ -292,3 +292,18 @@ def test_lower_bound_covers_nine_in_ten_when_fitted_out_of_fold():
     print(f"coverage of the 90 % lower bound: {out_of_fold:.3f}, in sample {in_sample:.3f}")
     assert 0.85 < out_of_fold < 0.95
     assert in_sample < out_of_fold - 0.02
+
+
+def test_the_baseline_belongs_to_the_risks_that_the_mapping_is_asked_for():
+    case = cohort(6)
+    fitted = fit_mapping("rmst", **case, spread_ratio=0.7, warn=refuse)
+    z = (case["risk"] - case["risk"].mean()) / case["risk"].std()
+    asked = fitted.center + fitted.spread * z
+    log_hazard = fitted.slope * (asked - fitted.center)
+    _, expected = breslow(event=case["event"], time=case["time"], log_hazard=log_hazard)
+    np.testing.assert_allclose(fitted.cum_hazard, expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted.risks, np.sort(asked))
+
+
+def test_the_bounds_of_the_slope_are_as_documented():
+    assert (LEAST_SLOPE, MOST_SLOPE) == (0.05, 10.0)

@@ -184,6 +184,12 @@ def test_numbers_as_categories_have_one_spelling(value: object) -> None:
         assert encode({"kind": value}, spec) == {"kind=1": 1.0, "kind=2": 0.0, "kind=missing": 0.0}
 
 
+@pytest.mark.parametrize("value", [0, 0.0, "0", "00", "0.0"])
+def test_zero_has_one_spelling_too(value: object) -> None:
+    spec = toy_spec({"kind": 0}, {"kind": 1})
+    assert encode({"kind": value}, spec) == {"kind=0": 1.0, "kind=1": 0.0, "kind=missing": 0.0}
+
+
 def test_long_codes_stay_apart() -> None:
     """SNOMED CT codes differ after the sixth digit, and those of extensions have 18 of them."""
     spec = toy_spec({"kind": 399326009}, {"kind": "399326010"})

@@ -52,6 +52,18 @@ def test_risks_of_noise_alone_stay_within_what_numbers_allow(members: int) -> No
     assert ratio == pytest.approx(np.sqrt(3 / members), rel=0.05)
 
 
+def test_repeats_that_contradict_each_other_do_not_stretch_or_crush_the_risks() -> None:
+    """Of all but opposite risks, the mean varies far less than its members' share of it."""
+    results = results_of(1)
+    drawn = np.random.default_rng(5)
+    opposite = [
+        replace(result, risk=0.1 * drawn.normal(size=len(result.test)) - result.risk)
+        for result in results
+    ]
+    assert spread_ratio(results + opposite, N, 10) == pytest.approx(np.sqrt(2 / 10))
+    assert spread_ratio(results + opposite, N, 1) == pytest.approx(np.sqrt(2))
+
+
 def test_equal_risks_have_no_spread_to_change() -> None:
     assert spread_ratio(results_of(2, noise=0.0, signal=0.0), N, 10) == 1
 

@@ -1,7 +1,9 @@
 """Labelled cases become a fold; what cannot be used names its case."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from synthetic import no_warning
@@ -11,10 +13,10 @@ from model.bags import bag_path, write_bag
 from model.batch import Bag, CaseInputs
 from model.case import Case, Record
 from model.encoder import ENCODERS
-from model.errors import CaseError
+from model.errors import CaseError, ConfigError
 from model.patches import PatchSpec
 from train.cohort import LabelledCase
-from train.dataset import Bags, make_fold, tensor_fold
+from train.dataset import Bags, make_fold, subsample, tensor_fold
 from train.losses import fit_bins, to_bin
 
 
@@ -56,3 +58,37 @@ def test_a_fusions_own_bins_hold_as_many_events_as_those_of_the_likelihood(event
     assert bins[happened].equal(to_bin(times[happened], edges))
     assert bins.diff().min() == 0
     assert bins[-1] == 3
+
+
+def test_a_fold_numbers_the_strata_of_its_cases(tmp_path: Path) -> None:
+    member = make_bundle("snn").members[0]
+    values = {gene: float(place) for place, gene in enumerate(member.rna.genes)}
+    genes = Record(values, tmp_path / "rna.csv")
+    cases = [
+        LabelledCase(Case(f"P{row}", rna=genes), event=True, time=1.0, centre="", stratum=name)
+        for row, name in enumerate("bab")
+    ]
+    bags = Bags(tmp_path, ENCODERS["uni"], PatchSpec())
+    fold = make_fold(member, cases, bags, warn=lambda text: None)
+    assert fold.strata.tolist() == [1, 0, 1]
+
+
+def test_a_case_without_what_its_fusion_needs_is_refused(tmp_path: Path) -> None:
+    member = make_bundle("concat").members[0]  # which can do without RNA alone
+    cases = [LabelledCase(Case("P007"), event=True, time=1.0, centre="")]
+    bags = Bags(tmp_path, ENCODERS["uni"], PatchSpec())
+    message = "case P007: expected slide (not optional in this run), found none"
+    with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+        make_fold(member, cases, bags, warn=no_warning)
+
+
+def test_drawn_patches_are_other_ones_each_with_its_place() -> None:
+    at = torch.arange(50)
+    bag = CaseInputs(bag=at[:, None].float(), coords=at[:, None].expand(-1, 2), slide_index=at)
+    drawn = subsample(bag, 40, np.random.default_rng(0))
+    assert drawn.slide_index is not None
+    assert len(drawn.slide_index.unique()) == 40
+    assert drawn.slide_index.diff().min() > 0
+    for other in (drawn.bag, drawn.coords):
+        assert other is not None
+        assert other[:, 0].long().equal(drawn.slide_index)

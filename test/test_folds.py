@@ -82,6 +82,19 @@ def test_folds_are_balanced_by_size_events_and_centre() -> None:
         assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_events_are_spread_over_folds_whatever_the_centres(seed: int) -> None:
+    counts = {("A", True): 4, ("B", True): 3, ("C", True): 4}
+    counts |= {("A", False): 7, ("B", False): 9, ("C", False): 5}
+    kinds = [kind for kind, count in counts.items() for _ in range(count)]
+    cases = [
+        LabelledCase(Case(f"C{row}"), event=event, time=row + 1.0, centre=centre)
+        for row, (centre, event) in enumerate(kinds)
+    ]
+    folds = stratified_folds(cases, 5, seed=[seed])
+    assert np.ptp([sum(cases[row].event for row in fold) for fold in folds]) <= 1
+
+
 def test_folds_follow_from_the_seed() -> None:
     cases = make_cases()
     first, second, other = (stratified_folds(cases, 5, seed=[s]) for s in (1, 1, 2))

@@ -17,7 +17,7 @@ from train import loop
 from train.config import FitConfig
 from train.dataset import Fold, drop_modalities, subsample
 from train.loop import Draw, Plan, fold_loss, predict_risks, train_fusion
-from train.losses import cox_nll, discrete_nll
+from train.losses import cox_nll, discrete_nll, fit_bins, to_bin
 from train.objective import Objective
 
 DIMS = Dims(embedding=6, genes=5, clinical=3)
@@ -323,3 +323,20 @@ def test_the_discrete_time_loss_trains() -> None:
     log = train_fusion(fusion, fold, Plan(config, 40, (0,)))
     assert log[-1].loss < log[0].loss - 0.1
     assert predict_risks(fusion, fold, config).shape == (len(fold),)
+
+
+@pytest.mark.parametrize("loss", ["cox", "nll"])
+def test_a_steps_loss_is_that_of_its_own_cases(loss: str) -> None:
+    fold = make_fold(12, seed=3)
+    config = FIT.model_copy(update={"loss": loss, "bins": 2})
+    rows = torch.tensor([6, 1, 4, 11, 9, 0])
+    objective = Objective.fit(fold, config)
+    logits = torch.randn(len(rows), config.outputs)
+    event, time, strata = fold.event[rows], fold.time[rows], fold.strata[rows]
+    if loss == "cox":
+        expected = cox_nll(logits, event=event, time=time, strata=strata, ties=config.ties)
+    else:
+        edges = fit_bins(event=fold.event, time=fold.time, n_bins=2)
+        bins = to_bin(time, edges)
+        expected = discrete_nll(logits, event=event, bin=bins, alpha=config.alpha)
+    assert objective(logits, fold, rows).item() == pytest.approx(expected.item())

@@ -96,6 +96,14 @@ class TestPlan:
         assert reading.side_px == pytest.approx(side_px)
         assert reading.downsample == pytest.approx(downsample)
 
+    def test_a_factor_is_the_nearest_whole_number(self, tmp_path: Path) -> None:
+        """0.2525 µm/px is wanted 3.96 times as large."""
+        picture = tissue_slide(1000, 1000, seed=0)[0]
+        write_pyramid(tmp_path / "slide.tif", picture, 0.2525, downsamples=(1,))
+        with Slide.open(tmp_path / "slide.tif", default_mpp=None, warn=no_warning) as slide:
+            reading = plan_reading(slide, PatchSpec())
+        assert (reading.factor, reading.side_px) == (4, 896)
+
     def test_never_magnifies(self, slide: Slide) -> None:
         spec = SPEC.model_copy(update={"mpp": 0.2})
         message = f"{slide.path}: expected pixels of 0.2 µm or finer, found 0.25 µm"

@@ -170,3 +170,20 @@ def test_an_objective_comes_before_the_challenges_default() -> None:
 def test_an_objective_that_makes_no_sense(power: str) -> None:
     line = "S.tif: pixel size none; 0.25 µm is assumed"
     assert found({"openslide.objective-power": power}, 0.25) == (0.25, [line])
+
+
+@pytest.mark.parametrize(
+    ("size", "unit"), [("0.00005", "cm"), ("5000", "Å"), (repr(0.5 / 25400), "in")]
+)
+def test_units_of_ome(size: str, unit: str) -> None:
+    mpp, said = found(ome(f"PhysicalSizeX='{size}' PhysicalSizeXUnit='{unit}'"))
+    assert (mpp, said) == (pytest.approx(0.5), [])
+
+
+def test_oblong_pixels_either_way() -> None:
+    mpp, (said,) = found({"openslide.mpp-x": "0.4", "openslide.mpp-y": "0.5"})
+    assert mpp == 0.4
+    assert "pixels of 0.4 x 0.5 µm are taken for square" in said
+    tags = {"tiff.ResolutionUnit": "centimeter"}
+    mpp, _ = found(tags | {"tiff.XResolution": "20000", "tiff.YResolution": "25000"})
+    assert mpp == pytest.approx(0.5)

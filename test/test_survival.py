@@ -13,7 +13,8 @@ from safetensors.numpy import load, save
 from model.errors import BundleError, CaseError
 from model.survival import TimeMapping, log_survival, risk
 
-STRICT = ("rmst", "median", "kmq")
+KINDS = ("rmst", "median", "kmq", "km_nearest")
+STRICT = KINDS[:3]
 KM_TRAIN = Path(__file__).parents[2] / "shared/data/chimera/km_train148.csv"
 
 
@@ -262,6 +263,27 @@ def test_interval_ends_are_quantiles_of_the_interpolated_curve():
                     assert survival == pytest.approx(level, rel=1e-9)
                 else:
                     assert survival >= level
+
+
+def test_interval_ends_stay_within_the_follow_up_where_events_go_on():
+    fitted = mapping(slope=0.8)
+    assert fitted.event_times[-1] > fitted.tau
+    assert fitted.interval(fitted.risks, 0.8).max() == fitted.tau
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_times_do_not_depend_on_the_unit_of_the_risk(kind):
+    fitted = mapping(kind)
+    other = replace(
+        fitted,
+        risks=100 * fitted.risks,
+        center=100 * fitted.center,
+        spread=100 * fitted.spread,
+        slope=fitted.slope / 100,
+    )
+    ends = fitted.risks[0] - 3 * fitted.spread, fitted.risks[-1] + 3 * fitted.spread
+    asked = np.array([*ends, *fitted.risks[::7]])
+    np.testing.assert_allclose(other.time(100 * asked), fitted.time(asked), rtol=1e-9)
 
 
 def test_interval_of_extreme_risks_stays_within_the_follow_up():

@@ -36,6 +36,28 @@ class TestDetect:
         with Slide.open(tmp_path / "blank.tif", default_mpp=None, warn=no_warning) as slide:
             assert TissueMask.detect(slide).is_empty
 
+    @pytest.mark.parametrize(
+        ("colour", "is_tissue"),
+        [((230, 200, 90), True), ((220, 210, 220), False), ((226, 210, 226), True)],
+    )
+    def test_least_chroma_of_any_colour(
+        self, colour: tuple[int, int, int], is_tissue: bool
+    ) -> None:
+        """Of saffron, blue is the least; a chroma of 10 is glass, one of 16 is not."""
+        picture = np.full((60, 60, 3), 235, dtype=np.uint8)
+        picture[10:50, 10:50] = colour
+        assert bool(tissue_pixels(picture)[30, 30]) is is_tissue
+
+    @pytest.mark.parametrize(("paler", "is_tissue"), [(45, True), (35, False)])
+    def test_most_chroma_that_is_left_out(self, paler: int, is_tissue: bool) -> None:
+        """Between two halves of a slide that is full, Otsu's threshold goes no further than 40."""
+        picture = np.full((60, 60, 3), 240, dtype=np.uint8)
+        picture[:30, :, 1] -= 110
+        picture[30:, :, 1] -= paler
+        found = tissue_pixels(picture)
+        assert found[5:25].all()
+        assert bool(found[40, 30]) is is_tissue
+
     def test_slide_full_of_tissue(self) -> None:
         """Otsu alone would keep the darker half."""
         picture, _ = tissue_slide(300, 300, seed=0)
