@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from job_files import CLINICAL, RNA
+from job_files import CLINICAL, RNA, no_warning
 from jobs import record_contents
 from small_bundles import build_bundle
+from toy_bundles import make_bundle
 
+from model.batch import Bag
 from model.case import Case, Record
 from model.predictor import Predictor
 
@@ -30,3 +32,11 @@ def test_curve_and_interval_are_those_of_the_mapping(unit: str, one_year: float)
     }
     assert found.interval == tuple(mapping.interval(risk, 0.8)[0])
     assert (found.unit, found.time) == (unit, mapping.time(risk)[0])
+
+
+def test_a_member_takes_a_bag_with_its_places() -> None:
+    bag = Bag(torch.randn(3, 6), torch.arange(6).view(3, 2), torch.tensor([0, 0, 1]))
+    inputs = make_bundle("hvtsurv").members[0].inputs(Case("C0"), bag, warn=no_warning)
+    assert inputs.bag is bag.embeddings
+    assert inputs.coords is bag.coords
+    assert inputs.slide_index is bag.slide_index

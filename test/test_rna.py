@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,13 @@ def test_a_few_absurd_genes_are_cut_without_a_word() -> None:
     vector, warnings = apply(spec, values)
     assert (vector[3], vector[7], vector[0]) == (-CLIP_SD, CLIP_SD, 1.0)
     assert warnings == []
+
+
+def test_a_share_of_the_genes_is_rounded_down_but_for_floating_point() -> None:
+    spec = replace(wide_spec(100), max_missing=0.29)
+    values: dict[str, object] = dict.fromkeys(spec.genes[29:], 12.0) | {spec.genes[-1]: 8.0}
+    _, warnings = apply(spec, values)
+    assert len(warnings) == 1
+    del values[spec.genes[29]]
+    with pytest.raises(CaseError, match="expected at most 29 of 100 genes missing, found 30"):
+        spec.apply(record(values), warn=no_warning)
