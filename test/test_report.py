@@ -223,7 +223,7 @@ def test_an_external_validation_uses_the_bundle_as_it_is(tmp_path):
     bundle = replace(make_bundle(), mapping=mapping)
     cases, risk = make_cases(80, seed=2)
     predictions = [
-        Prediction(case.case_id, float(own), 1.0, "months", {}, (0.5, 2.0), ("slide", "rna"))
+        Prediction(case.case_id, float(own), 1.0, "months", {}, None, (0.5, 2.0), ("slide", "rna"))
         for case, own in zip(cases, risk, strict=True)
     ]
     report = validation_report(
