@@ -1,6 +1,6 @@
 """Which cases each fit of a run sees, how long it runs, and the scale that its risks are put on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fit]]:
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
     """Note what each fit sees, in their order."""
     seen: list[Fit] = []
     started: list[set[str]] = []

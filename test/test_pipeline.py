@@ -1,4 +1,4 @@
-"""The commands of `python -m train`, end to end, as a user types them."""
+"""The commands of `python -m train`, as a user types them, `fit` with a quick report."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a Predictor says beside the time: curve, median and interval, in the task's unit."""
+"""What a Predictor says beside the time, in the task's unit; what a member takes of a bag."""
 
 from pathlib import Path
 

@@ -13,8 +13,6 @@ from model.fusion.base import FusionConfig
 from model.fusion.layers import OneStandIn, piece_size, snn
 from model.fusion.layers_elements import AlphaDropout
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
-
 
 class TokensConfig(FusionConfig):
     """A model of patches and gene sets, which may be told the clinical record too."""
@@ -53,7 +51,7 @@ class GroupedSnn(nn.Module):
         width: int,
         dropout: float,
         layers: int = 2,
-        activation: Activation = elu,
+        activation: Callable[[torch.Tensor], torch.Tensor] = elu,
     ) -> None:
         super().__init__()
         self.activation = activation
