@@ -86,21 +86,19 @@ def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
         CaseError: `inputs.json` or a record cannot be read, a required socket is absent, or the
             job lists unknown ones alone.
     """
-    items = _read_inputs(input_dir, interface, warn)
-    with about_case(_case_id(input_dir, interface, items, ())):
-        masks = {
-            mask.slide: _find_mask(input_dir, mask, items, warn) for mask in interface.of("mask")
-        }
+    job = _Job(input_dir, interface, _read_inputs(input_dir, interface, warn), warn)
+    with about_case(job.case_id(())):
+        masks = {mask.slide: job.find_mask(mask) for mask in interface.of("mask")}
         slides = tuple(
             SlideFile(path, masks.get(socket.slug))
             for socket in interface.of("slide")
-            if (path := _find_image(input_dir, socket, items, warn)) is not None
+            if (path := job.find_image(socket)) is not None
         )
         return Case(
-            case_id=_case_id(input_dir, interface, items, slides),
+            case_id=job.case_id(slides),
             slides=slides,
-            rna=expression(_socket_record(input_dir, interface, items, "rna", warn)),
-            clinical=_socket_record(input_dir, interface, items, "clinical", warn),
+            rna=expression(job.read_record("rna")),
+            clinical=job.read_record("clinical"),
             default_mpp=interface.default_mpp,
         )
 
@@ -182,58 +180,74 @@ def _read_inputs(
     return items
 
 
-def _location(
-    input_dir: Path, socket: Socket, items: Mapping[str, dict[str, object]] | None
-) -> Path | None:
-    """Return where a socket's content lies, or None where the job does not have it."""
-    if items is None:
-        path = input_dir / socket.path
-        if not path.exists():
+@dataclass(frozen=True)
+class _Job:
+    """A job's folder, and what its `inputs.json` says of each slug; None without one."""
+
+    folder: Path
+    interface: Interface
+    items: Mapping[str, dict[str, object]] | None
+    warn: Warn
+
+    def locate(self, socket: Socket) -> Path | None:
+        """Return where a socket's content lies, or None where the job does not have it."""
+        if self.items is None:
+            path = self.folder / socket.path
+            if not path.exists():
+                if socket.required:
+                    raise CaseError(path, expected=f"the input {socket.slug}", found="nothing")
+                return None
+            return path
+        if socket.slug not in self.items:
+            return None
+        return self.folder / str(self.items[socket.slug]["relative_path"] or socket.path)
+
+    @about_files()
+    def find_image(self, socket: Socket) -> Path | None:
+        """Return the one image of a socket's folder; the platform chooses its file name."""
+        folder = self.locate(socket)
+        if folder is None or folder.is_file():
+            return folder
+        files = folder.iterdir() if folder.is_dir() else ()
+        images = sorted(path for path in files if _is_image(path))
+        if not images:
+            if self.items is None and not socket.required:
+                return None
+            raise CaseError(folder, expected="one image (.tif or .mha)", found="none")
+        if len(images) > 1:
+            self.warn(f"{folder}: expected one image, found {len(images)}; using {images[0].name}")
+        return images[0]
+
+    def find_mask(self, socket: Socket) -> Path | None:
+        """Return the mask of a socket's folder; a case can do without one that cannot be had."""
+        try:
+            return self.find_image(socket)
+        except CaseError as error:
             if socket.required:
-                raise CaseError(path, expected=f"the input {socket.slug}", found="nothing")
+                raise
+            self.warn(f"{error}; tissue is found by its colour instead")
             return None
-        return path
-    if socket.slug not in items:
+
+    @about_files()
+    def read_record(self, modality: str) -> Record | None:
+        """Read the record of a modality, from its file or from the value inside the item."""
+        for socket in self.interface.of(modality):
+            path = self.locate(socket)
+            if path is None:
+                continue
+            inline = self.items[socket.slug].get("value") if self.items else None
+            is_inline = inline is not None and not path.exists()
+            content = inline if is_inline else read_json(path, warn=self.warn)
+            return _as_record(content, path, self.interface.hidden(modality))
         return None
-    return input_dir / str(items[socket.slug]["relative_path"] or socket.path)
 
-
-@about_files()
-def _find_image(
-    input_dir: Path,
-    socket: Socket,
-    items: Mapping[str, dict[str, object]] | None,
-    warn: Warn,
-) -> Path | None:
-    """Return the one image of a socket's folder; the platform chooses its file name."""
-    folder = _location(input_dir, socket, items)
-    if folder is None or folder.is_file():
-        return folder
-    files = folder.iterdir() if folder.is_dir() else ()
-    images = sorted(path for path in files if _is_image(path))
-    if not images:
-        if items is None and not socket.required:
-            return None
-        raise CaseError(folder, expected="one image (.tif or .mha)", found="none")
-    if len(images) > 1:
-        warn(f"{folder}: expected one image, found {len(images)}; using {images[0].name}")
-    return images[0]
-
-
-def _find_mask(
-    input_dir: Path,
-    socket: Socket,
-    items: Mapping[str, dict[str, object]] | None,
-    warn: Warn,
-) -> Path | None:
-    """Return the mask of a socket's folder; a case can do without one that cannot be had."""
-    try:
-        return _find_image(input_dir, socket, items, warn)
-    except CaseError as error:
-        if socket.required:
-            raise
-        warn(f"{error}; tissue is found by its colour instead")
-        return None
+    def case_id(self, slides: tuple[SlideFile, ...]) -> str:
+        """Name the case after its first slide, as the user uploaded it; else after its file."""
+        for socket in self.interface.of("slide"):
+            image = (self.items or {}).get(socket.slug, {}).get("image")
+            if isinstance(image, dict) and isinstance(image.get("name"), str):
+                return Path(image["name"]).stem
+        return slides[0].path.stem if slides else self.folder.resolve().name
 
 
 def _is_image(path: Path) -> bool:
@@ -243,26 +257,6 @@ def _is_image(path: Path) -> bool:
     )
 
 
-@about_files()
-def _socket_record(
-    input_dir: Path,
-    interface: Interface,
-    items: Mapping[str, dict[str, object]] | None,
-    modality: str,
-    warn: Warn,
-) -> Record | None:
-    """Read the record of a modality's socket, from its file or from the value inside the item."""
-    for socket in interface.of(modality):
-        path = _location(input_dir, socket, items)
-        if path is None:
-            continue
-        inline = items[socket.slug].get("value") if items else None
-        is_inline = inline is not None and not path.exists()
-        content = inline if is_inline else read_json(path, warn=warn)
-        return _as_record(content, path, interface.hidden(modality))
-    return None
-
-
 def _as_record(content: object, path: Path, hidden: frozenset[str]) -> Record | None:
     if content is None:
         return None
@@ -270,17 +264,3 @@ def _as_record(content: object, path: Path, hidden: frozenset[str]) -> Record | 
         raise CaseError(path, expected="a JSON object", found=f"a {type(content).__name__}")
     kept = {key: value for key, value in content.items() if key.strip().lower() not in hidden}
     return Record(kept, path)
-
-
-def _case_id(
-    input_dir: Path,
-    interface: Interface,
-    items: Mapping[str, dict[str, object]] | None,
-    slides: tuple[SlideFile, ...],
-) -> str:
-    """Name the case after its first slide, as the user uploaded it; else after its file."""
-    for socket in interface.of("slide"):
-        image = (items or {}).get(socket.slug, {}).get("image")
-        if isinstance(image, dict) and isinstance(image.get("name"), str):
-            return Path(image["name"]).stem
-    return slides[0].path.stem if slides else input_dir.resolve().name

@@ -65,14 +65,12 @@ class View:
     """What the pictures need of one slide.
 
     Attributes:
-        name: Of the file, without its suffix.
         thumbnail: RGB (h, w, 3).
         downsample: Level-0 pixels per pixel of the thumbnail, along x and along y.
         mpp: Micrometres per level-0 pixel.
         side_px: Of a patch, in level-0 pixels.
     """
 
-    name: str
     thumbnail: Pixels
     downsample: tuple[float, float]
     mpp: float
@@ -117,7 +115,6 @@ def view_slide(slide: Slide, spec: PatchSpec, most_px: int) -> View:
     """
     overview = slide.thumbnail(most_px)
     return View(
-        name=slide.path.stem,
         thumbnail=overview.values,
         downsample=overview.downsample,
         mpp=slide.mpp,

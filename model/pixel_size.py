@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from model.cells import to_number
 from model.errors import CaseError, Warn
 
 MPP_RANGE = (0.1, 40.0)
@@ -53,7 +54,7 @@ def find_mpp(
         least, most = MPP_RANGE
         raise CaseError(path, expected=f"a pixel size of {least} to {most} µm", found=found)
     mpp, reason = default_mpp, ""
-    power = _number(properties.get("openslide.objective-power", ""))
+    power = to_number(properties.get("openslide.objective-power", ""))
     if power > 0 and _is_sensible(OBJECTIVE_UM / power):
         mpp, reason = OBJECTIVE_UM / power, f" from its objective's power, {power:g}"
     warn(f"{path}: pixel size {found}; {mpp:.4g} µm is assumed{reason}")
@@ -63,14 +64,6 @@ def find_mpp(
 def _is_sensible(mpp: float) -> bool:
     least, most = MPP_RANGE
     return least <= mpp <= most
-
-
-def _number(text: str) -> float:
-    """Return the number that a text is; NaN where it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _stated_mpp(properties: Mapping[str, str]) -> Iterator[tuple[float, float]]:
@@ -111,4 +104,4 @@ def _unknown_units(properties: Mapping[str, str]) -> list[str]:
 def _ome_um(sizes: Mapping[str, str], axis: str) -> float:
     """Return the pixel size in µm along an axis of OME's attributes; NaN where there is none."""
     um_per_unit = OME_UM_PER_UNIT.get(_ome_unit(sizes, axis), float("nan"))
-    return _number(sizes.get(f"PhysicalSize{axis}", "")) * um_per_unit
+    return to_number(sizes.get(f"PhysicalSize{axis}", "")) * um_per_unit

@@ -84,10 +84,7 @@ class TiledSource:
 
     def _check_tiles(self) -> None:
         for level in range(self._slide.level_count):
-            width_px, height_px = (
-                int(self.properties.get(f"openslide.level[{level}].tile-{side}", "0"))
-                for side in ("width", "height")
-            )
+            width_px, height_px = _tile_px(self.properties, level)
             if width_px * height_px > MOST_TILE_PX:
                 self._slide.close()
                 raise CaseError(
@@ -252,11 +249,13 @@ def reduce_whole(
 
 def _block_px(source: PixelSource, level: int) -> int:
     """Return the side of a block of a level; tiles that are larger would be decoded for each."""
-    tile_px = max(
-        int(source.properties.get(f"openslide.level[{level}].tile-{side}", "0"))
-        for side in ("width", "height")
-    )
-    return max(BLOCK_PX, min(tile_px, MOST_BLOCK_PX))
+    return max(BLOCK_PX, min(max(_tile_px(source.properties, level)), MOST_BLOCK_PX))
+
+
+def _tile_px(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    """Return width and height of a level's tiles, 0 where the file does not say."""
+    name = f"openslide.level[{level}].tile"
+    return int(properties.get(f"{name}-width", 0)), int(properties.get(f"{name}-height", 0))
 
 
 def _whole_cells(side_px: int, factor: int) -> int:

@@ -122,7 +122,7 @@ def test_leading_patches_are_what_the_encoder_sees_in_any_order(slide: Slide) ->
 
 def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
     white = np.full((300, 400, 3), 255, dtype=np.uint8)
-    view = View("s", white, downsample=(2.0, 2.0), mpp=0.5, side_px=100)
+    view = View(white, downsample=(2.0, 2.0), mpp=0.5, side_px=100)
     patches = patches_of([0.2, 0.8], side_px=700)  # at the left and right ends of 800
     picture = np.asarray(
         Image.open(io.BytesIO(heatmap("title", view, patches, {1: 1}))).convert("RGB")
@@ -144,6 +144,6 @@ def test_dollars_are_no_mathematics() -> None:
 @pytest.mark.parametrize("shape", [(7, 1400, 3), (1400, 7, 3), (60, 1400, 3), (1400, 60, 3)])
 def test_the_slide_may_be_thin(shape: tuple[int, ...]) -> None:
     """Where the words have no room, matplotlib warns, and tests fail on warnings."""
-    view = View("s", np.full(shape, 200, "u1"), downsample=(43.0, 43.0), mpp=0.5, side_px=448)
+    view = View(np.full(shape, 200, "u1"), downsample=(43.0, 43.0), mpp=0.5, side_px=448)
     picture = Image.open(io.BytesIO(heatmap("two\nlines", view, patches_of([0.2, 0.8]), {1: 1})))
     assert min(picture.size) > 900

@@ -111,7 +111,7 @@ def test_motcat_carries_patches_by_its_plan(normalise: bool) -> None:
     logits, attention = fusion(BATCH), fusion.attention(BATCH)
     for row, mask in enumerate(BATCH.mask):
         bag = patches[row][mask]
-        plan = transport(genes[row].detach(), bag.detach(), fusion.transport).float()
+        plan = transport(genes[row].detach(), bag.detach(), fusion.config).float()
         carried = torch.zeros(len(genes[row]), bag.shape[1])
         for gene_set, shares in enumerate(plan):
             for share, patch in zip(shares, bag, strict=True):

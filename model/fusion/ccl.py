@@ -5,16 +5,16 @@ from functools import partial
 from itertools import permutations
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import cosine_similarity, layer_norm, normalize, relu, selu
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import OneStandIn, check_heads, snn
+from model.fusion.layers import HeadsConfig, OneStandIn, snn
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_prototypes import fit_prototypes, k_means
-from model.fusion.layers_tokens import GeneSetTokens, GroupedSnn, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, GroupedSnn, TokensConfig
 
 MOST_ROUNDS = 30
 
@@ -22,7 +22,7 @@ LIKENESS = {"common": (1.0, 1.0), "synergy": (0.0, 0.0), "slide": (1.0, 0.0), "g
 """The cosines that each component is to have with the slide's vector and with the genes'."""
 
 
-class CclConfig(TokensConfig):
+class CclConfig(TokensConfig, HeadsConfig):
     """Widths and weights as published.
 
     Attributes:
@@ -36,7 +36,6 @@ class CclConfig(TokensConfig):
     """
 
     width: int = Field(default=256, gt=0)
-    heads: int = Field(default=8, gt=0)
     clusters: int = Field(default=6, gt=0, le=7)
     fit_patches: int = Field(default=20_000, gt=0)
     momentum: float = Field(default=0.1, gt=0, le=1)
@@ -46,8 +45,6 @@ class CclConfig(TokensConfig):
     cohort_weight: float = Field(default=1.0, ge=0)
     gene_dropout: float = Field(default=0.15, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Merge(nn.Module):
@@ -115,6 +112,7 @@ class Ccl(Fusion):
     )
     CODE = "moothes/CCL-survival, not for commercial use"
 
+    config: CclConfig
     memory: torch.Tensor
     bank: torch.Tensor
     filled: torch.Tensor
@@ -122,7 +120,6 @@ class Ccl(Fusion):
     def __init__(self, config: CclConfig, dims: Dims) -> None:
         super().__init__(config, dims)
         width = config.width
-        self.settings = config
         self.register_buffer("memory", torch.randn(config.clusters, dims.embedding))
         self.register_buffer("bank", torch.zeros(config.bins, config.bank, width))
         self.register_buffer("filled", torch.zeros(config.bins, dtype=torch.int64))
@@ -141,7 +138,7 @@ class Ccl(Fusion):
         self.common = Interaction(width)
         self.synergy = Interaction(width)
         self.of_slide, self.of_genes = aligned(width), aligned(width)
-        self.clinical = clinical_vector(config, dims, width, config.dropout)
+        self.clinical = ClinicalVectors(config, dims, width, config.dropout)
         self.summary = nn.Parameter(torch.randn(width))
         self.layers = nn.ModuleList(
             NystromLayer(
@@ -155,7 +152,7 @@ class Ccl(Fusion):
 
     def fit_unsupervised(self, bags: Iterable[torch.Tensor]) -> None:
         """Start the memory at the centres of the bags' patches."""
-        self.memory.copy_(fit_prototypes(bags, len(self.memory), self.settings.fit_patches))
+        self.memory.copy_(fit_prototypes(bags, len(self.memory), self.config.fit_patches))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
@@ -181,7 +178,7 @@ class Ccl(Fusion):
         loss = torch.stack(gaps).mean() + self._contrast(case, bins, labels.event)
         if self.training:
             self._remember(clusters[batch.slide_present], case[labels.event], bins[labels.event])
-        return self.settings.cohort_weight * loss
+        return self.config.cohort_weight * loss
 
     @torch.no_grad()
     def _clusters(self, batch: Batch) -> torch.Tensor:
@@ -210,10 +207,8 @@ class Ccl(Fusion):
 
     def _fuse(self, batch: Batch, components: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return x_cls (B, width)."""
-        tokens = [self.summary.expand(len(batch), -1), *components.values()]
-        if self.clinical is not None:
-            tokens.append(self.clinical(batch))
-        fused = torch.stack(tokens, dim=1)  # (B, 5, width)
+        tokens = [self.summary.expand(len(batch), -1), *components.values(), *self.clinical(batch)]
+        fused = torch.stack(tokens, dim=1)  # (B, 5 or 6, width)
         real = fused.new_ones(fused.shape[:2], dtype=torch.bool)
         for layer in self.layers:
             fused = layer(fused, real)
@@ -229,7 +224,7 @@ class Ccl(Fusion):
         """
         known = torch.arange(self.bank.shape[1], device=case.device) < self.filled[:, None]
         bank = self.bank.clone()  # as it is now: the gradient needs it after cases have entered
-        scores = torch.einsum("bw,knw->bkn", case, bank) / self.settings.temperature
+        scores = torch.einsum("bw,knw->bkn", case, bank) / self.config.temperature
         by_bin = scores.masked_fill(~known, -torch.inf).logsumexp(dim=2)  # (B, bins)
         compared = event & (self.filled[bins] > 0)
         if not compared.any():
@@ -242,7 +237,7 @@ class Ccl(Fusion):
     def _remember(self, clusters: torch.Tensor, case: torch.Tensor, bins: torch.Tensor) -> None:
         """Move the memory towards each case's clusters; put cases in front of their bin's bank."""
         for centres in clusters:
-            self.memory.lerp_(centres, self.settings.momentum)
+            self.memory.lerp_(centres, self.config.momentum)
         for vector, at in zip(case, bins, strict=True):
             self.bank[at] = torch.cat([vector[None], self.bank[at, :-1]])
             self.filled[at] = (self.filled[at] + 1).clamp(max=self.bank.shape[1])

@@ -1,22 +1,22 @@
 """HSFSurv: what patches and gene sets agree on and what they do not, as four sets of tokens."""
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import check_heads, mlp
+from model.fusion.layers import HeadsConfig, mlp
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_sets import GatedPool, SetEncoder
-from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, PatchTokens, TokensConfig
 
 PARTS = 4
 """Agreement of the patches and of the gene sets, and what is left of each."""
 
 
-class HsfsurvConfig(TokensConfig):
+class HsfsurvConfig(TokensConfig, HeadsConfig):
     """Widths as published; weights of the objective as inferred.
 
     Attributes:
@@ -28,15 +28,12 @@ class HsfsurvConfig(TokensConfig):
     """
 
     width: int = Field(default=256, gt=0)
-    heads: int = Field(default=8, gt=0)
     bins: int = Field(default=4, ge=2)
     momentum: float = Field(default=0.1, gt=0, le=1)
     temperature: float = Field(default=0.1, gt=0)
     contrast_weight: float = Field(default=0.1, ge=0)
     certainty_weight: float = Field(default=0.1, ge=0)
     dropout: float = Field(default=0.25, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Hsfsurv(Fusion):
@@ -68,6 +65,7 @@ class Hsfsurv(Fusion):
     )
     CODE = "KKsimi/HSFSurv, not for commercial use"
 
+    config: HsfsurvConfig
     direction: torch.Tensor
     memory: torch.Tensor
     met: torch.Tensor
@@ -75,7 +73,6 @@ class Hsfsurv(Fusion):
     def __init__(self, config: HsfsurvConfig, dims: Dims) -> None:
         super().__init__(config, dims)
         width, dropout = config.width, config.dropout
-        self.settings = config
         self.sets = len(dims.gene_sets)
         self.register_buffer("direction", torch.randn(dims.embedding))
         self.register_buffer("memory", torch.zeros(PARTS, config.bins, width))
@@ -87,17 +84,15 @@ class Hsfsurv(Fusion):
         self.encoders = nn.ModuleList(
             SetEncoder(width, config.heads, dropout) for _ in range(PARTS)
         )
-        self.clinical = clinical_vector(config, dims, width, dropout)
-        vectors = PARTS if self.clinical is None else PARTS + 1
-        self.fused = mlp((vectors * width, width, width), 0.0)
+        self.clinical = ClinicalVectors(config, dims, width, dropout)
+        self.fused = mlp(((PARTS + self.clinical.count) * width, width, width), 0.0)
         self.head = nn.Linear(width, dims.outputs)
         self.predict = nn.Linear(width, config.bins)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         vectors = list(self._parts(batch).unbind(dim=1))
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
+        vectors += self.clinical(batch)
         logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
         return logits
 
@@ -110,8 +105,8 @@ class Hsfsurv(Fusion):
         """Return the contrast and the uncertainty; in training, the cases enter the memories."""
         parts = self._parts(batch)  # (B, 4, width)
         bins = (labels.quantile * len(self.met)).long()
-        loss = self.settings.contrast_weight * self._contrast(parts, bins, labels.event)
-        loss = loss + self.settings.certainty_weight * self._uncertainty(parts, bins, labels.event)
+        loss = self.config.contrast_weight * self._contrast(parts, bins, labels.event)
+        loss = loss + self.config.certainty_weight * self._uncertainty(parts, bins, labels.event)
         if self.training:
             self._remember(parts[labels.event].float(), bins[labels.event])
         return loss
@@ -150,7 +145,7 @@ class Hsfsurv(Fusion):
         cosines = torch.einsum(
             "bpw,pkw->bpk", normalize(parts, dim=2), normalize(self.memory, dim=2)
         )
-        scores = (cosines / self.settings.temperature).masked_fill(~self.met, -torch.inf)
+        scores = (cosines / self.config.temperature).masked_fill(~self.met, -torch.inf)
         surprise = -log_softmax(scores, dim=2)[compared, :, bins[compared]]  # (compared, 4)
         return surprise.mean(dim=1).sum() / len(parts)
 
@@ -169,7 +164,7 @@ class Hsfsurv(Fusion):
     def _remember(self, parts: torch.Tensor, bins: torch.Tensor) -> None:
         """Move each case's bin's memory towards it; the first case of a bin is its memory."""
         for vectors, at in zip(parts, bins, strict=True):
-            share = torch.where(self.met[at], self.settings.momentum, 1.0)
+            share = torch.where(self.met[at], self.config.momentum, 1.0)
             self.memory[:, at] = torch.lerp(self.memory[:, at], vectors, share)
             self.met[at] = True
 

@@ -4,13 +4,13 @@ import math
 from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import OneStandIn, check_heads
+from model.fusion.layers import HeadsConfig, OneStandIn
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_spatial import cut_windows, grid_step, slides_in_order
@@ -19,7 +19,7 @@ NEAR = 1.9
 """Twice this many steps of the grid are one class of distance; farther, classes are logarithmic."""
 
 
-class HvtsurvConfig(SlideConfig):
+class HvtsurvConfig(SlideConfig, HeadsConfig):
     """Widths as published.
 
     Attributes:
@@ -29,14 +29,11 @@ class HvtsurvConfig(SlideConfig):
     """
 
     width: int = Field(default=512, gt=0)
-    heads: int = Field(default=8, gt=0)
     window: int = Field(default=49, gt=0)
     attention_width: int = Field(default=256, gt=0)
     sub_bags: int = Field(default=2, gt=0)
     masked: float = Field(default=0.5, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Windows(NamedTuple):

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import Protocol, TypeVar
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
@@ -224,28 +223,17 @@ def check_pairs(modalities: Sequence[Modality]) -> None:
         raise ValueError(f"modalities: expected two or more to pair, found {found}")
 
 
-class HasHeads(Protocol):
-    """Settings of an attention."""
+class HeadsConfig(BaseModel):
+    """What a model with attention has among its settings: heads that share its width equally."""
 
-    @property
-    def width(self) -> int:
-        """Of its tokens."""
-        ...
+    width: int = Field(gt=0)
+    heads: int = Field(default=8, gt=0)
 
-    @property
-    def heads(self) -> int:
-        """Which share the width."""
-        ...
-
-
-Settings = TypeVar("Settings", bound=HasHeads)
-
-
-def check_heads(settings: Settings) -> Settings:
-    """Return settings whose heads share the width equally; of others raise a ValueError."""
-    if settings.width % settings.heads:
-        raise ValueError(f"width {settings.width}: expected a multiple of heads, {settings.heads}")
-    return settings
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "HeadsConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width}: expected a multiple of heads, {self.heads}")
+        return self
 
 
 class PairsConfig(BranchesConfig):

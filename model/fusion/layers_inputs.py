@@ -1,8 +1,9 @@
-"""How models of fewer modalities than three read a batch."""
+"""What models of few modalities are told, and how they read a batch."""
 
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
@@ -20,6 +21,17 @@ class VectorsConfig(FusionConfig):
     """A model of RNA, of the clinical record, or of both side by side."""
 
     modalities: tuple[Literal["rna", "clinical"], ...] = ("rna",)
+
+
+class SlideAndProfileConfig(FusionConfig):
+    """A model of slides beside RNA, the clinical record, or both."""
+
+    @model_validator(mode="after")
+    def _slide_and_profile(self) -> "SlideAndProfileConfig":
+        if "slide" not in self.modalities or len(set(self.modalities)) < 2:
+            found = ", ".join(self.modalities)
+            raise ValueError(f"modalities: expected slide and rna or clinical, found {found}")
+        return self
 
 
 class Vectors(nn.Module):

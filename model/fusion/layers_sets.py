@@ -3,18 +3,18 @@
 from abc import abstractmethod
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import check_heads, mlp
+from model.fusion.layers import HeadsConfig, mlp
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_tokens import (
+    ClinicalVectors,
     GeneSetTokens,
     PatchTokens,
     TokensConfig,
-    clinical_vector,
 )
 
 
@@ -44,7 +44,7 @@ class GatedPool(nn.Module):
 class SetEncoder(nn.Module):
     """Two transformer layers over a set of tokens, gated pooling, and a layer ReLU(W x + b).
 
-    Layers normalise after each residual, with eight heads and an inner width twice the tokens'.
+    Layers normalise after each residual, with an inner width twice the tokens'.
 
     Source: Chen et al. 2021, "Multimodal co-attention transformer for survival prediction in
     gigapixel whole slide images", ICCV.
@@ -63,14 +63,11 @@ class SetEncoder(nn.Module):
         return vector
 
 
-class TwoSetsConfig(TokensConfig):
+class TwoSetsConfig(TokensConfig, HeadsConfig):
     """Widths of MCAT's family; `heads` is of the two transformers."""
 
     width: int = Field(default=256, gt=0)
-    heads: int = Field(default=8, gt=0)
     dropout: float = Field(default=0.25, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class TwoSets(Fusion):
@@ -87,9 +84,8 @@ class TwoSets(Fusion):
         self.genes = GeneSetTokens(config, dims, width, dropout)
         self.encode_slide = SetEncoder(width, config.heads, dropout)
         self.encode_genes = SetEncoder(width, config.heads, dropout)
-        self.clinical = clinical_vector(config, dims, width, dropout)
-        vectors = 2 if self.clinical is None else 3
-        self.fused = mlp((vectors * width, width, width), 0.0)
+        self.clinical = ClinicalVectors(config, dims, width, dropout)
+        self.fused = mlp(((2 + self.clinical.count) * width, width, width), 0.0)
         self.head = nn.Linear(width, dims.outputs)
 
     @abstractmethod
@@ -101,7 +97,6 @@ class TwoSets(Fusion):
         patches, mask = self.patches(batch)  # (B, N, width), (B, N)
         genes = self.genes(batch)  # (B, P, width)
         vectors = [self.encode_slide(self.see(genes, patches, mask)), self.encode_genes(genes)]
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
+        vectors += self.clinical(batch)
         logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
         return logits

@@ -192,23 +192,19 @@ def _in_pieces(layers: nn.Module, bag: torch.Tensor) -> torch.Tensor:
     return made.view(*bag.shape[:2], -1)
 
 
-class ClinicalVector(nn.Module):
-    """The clinical record as a vector; a learned record stands in for an absent one."""
+class ClinicalVectors(nn.Module):
+    """The clinical record as one vector, or as none where the model does not use it.
+
+    A learned record stands in for an absent one.
+    """
 
     def __init__(self, config: FusionConfig, dims: Dims, width: int, dropout: float) -> None:
         super().__init__()
-        self.stand_ins = OneStandIn("clinical", dims.clinical, config.optional)
-        self.encode = snn((dims.clinical, width), dropout)
+        self.count = int("clinical" in config.modalities)
+        if self.count:
+            self.stand_ins = OneStandIn("clinical", dims.clinical, config.optional)
+            self.encode = snn((dims.clinical, width), dropout)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return (B, width)."""
-        record = self.stand_ins(batch.clinical, batch)
-        vector: torch.Tensor = self.encode(record)
-        return vector
-
-
-def clinical_vector(
-    config: FusionConfig, dims: Dims, width: int, dropout: float
-) -> ClinicalVector | None:
-    """Return the clinical record's vector, None where the model does not use the record."""
-    return ClinicalVector(config, dims, width, dropout) if "clinical" in config.modalities else None
+    def forward(self, batch: Batch) -> list[torch.Tensor]:
+        """Return `count` vectors (B, width)."""
+        return [self.encode(self.stand_ins(batch.clinical, batch))] if self.count else []

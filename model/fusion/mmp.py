@@ -12,7 +12,7 @@ from model.fusion.base import Fusion
 from model.fusion.layers_attention import CrossAttention, attention_weights
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_prototypes import Mixture, fit_mixture, fit_prototypes
-from model.fusion.layers_tokens import GeneSetTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, TokensConfig
 
 
 class MmpConfig(TokensConfig):
@@ -107,9 +107,8 @@ class Mmp(Fusion):
             count + sets if config.own_layers else 1, attended, config.dropout
         )
         self.norm_out = nn.LayerNorm(attended)
-        self.clinical = clinical_vector(config, dims, attended, config.dropout)
-        vectors = 2 if self.clinical is None else 3
-        self.head = nn.Linear(vectors * attended, dims.outputs, bias=False)
+        self.clinical = ClinicalVectors(config, dims, attended, config.dropout)
+        self.head = nn.Linear((2 + self.clinical.count) * attended, dims.outputs, bias=False)
 
     def fit_unsupervised(self, bags: Iterable[torch.Tensor]) -> None:
         """Place the prototypes at the centres of the bags' patches."""
@@ -121,8 +120,7 @@ class Mmp(Fusion):
         tokens = self.norm_out(self.layers(self.attend(tokens, tokens)))  # (B, K + P, attended)
         slide, genes = tokens.tensor_split([len(self.prototypes)], dim=1)
         vectors = [slide.mean(dim=1), genes.mean(dim=1)]
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
+        vectors += self.clinical(batch)
         logits: torch.Tensor = self.head(torch.cat(vectors, dim=1))
         return logits
 

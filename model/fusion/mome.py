@@ -3,29 +3,29 @@
 from dataclasses import replace
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import one_hot
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import check_heads
+from model.fusion.layers import HeadsConfig
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_experts import EXPERTS, ExpertLayer, Router, Tokens, all_real, shared
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 from model.fusion.layers_spatial import reading_order
 from model.fusion.layers_tokens import (
+    ClinicalVectors,
     GeneSetTokens,
     PatchTokens,
     TokensConfig,
-    clinical_vector,
 )
 
 MEMORY = 0.99
 """What is left of a case in the record of the experts' use when one more case has been seen."""
 
 
-class MomeConfig(TokensConfig):
+class MomeConfig(TokensConfig, HeadsConfig):
     """Widths as published.
 
     Attributes:
@@ -37,15 +37,12 @@ class MomeConfig(TokensConfig):
     """
 
     width: int = Field(default=512, gt=0)
-    heads: int = Field(default=8, gt=0)
     rounds: int = Field(default=2, gt=0)
     landmarks: int = Field(default=256, gt=0)
     bottlenecks: int = Field(default=2, gt=0)
     balance: float = Field(default=0.01, ge=0)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Mome(Fusion):
@@ -83,7 +80,7 @@ class Mome(Fusion):
         project = nn.Sequential(nn.Linear(dims.embedding, width), nn.ReLU(), Dropout(dropout))
         self.patches = PatchTokens(config, project, width)
         self.genes = GeneSetTokens(config, dims, width, dropout)
-        self.clinical = clinical_vector(config, dims, width, dropout)
+        self.clinical = ClinicalVectors(config, dims, width, dropout)
 
         def attention(norm: nn.Module) -> NystromLayer:
             dropped = config.attention_dropout
@@ -151,7 +148,5 @@ class Mome(Fusion):
         order = reading_order(replace(batch, mask=mask))
         case = torch.arange(len(batch), device=order.device)[:, None]
         patches = Tokens(values[case, order], mask[case, order])
-        values = self.genes(batch)  # (B, P, width)
-        if self.clinical is not None:
-            values = torch.cat([values, self.clinical(batch)[:, None]], dim=1)
-        return patches, all_real(values), order
+        others = [self.genes(batch), *(vector[:, None] for vector in self.clinical(batch))]
+        return patches, all_real(torch.cat(others, dim=1)), order

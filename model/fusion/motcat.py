@@ -6,7 +6,7 @@ from math import log
 import torch
 from pydantic import Field
 
-from model.batch import Batch, Dims
+from model.batch import Batch
 from model.fusion.layers_sets import TwoSets, TwoSetsConfig
 
 MOST_TURNS = 1000
@@ -53,9 +53,7 @@ class Motcat(TwoSets):
     )
     CODE = "Innse/MOTCat, not for commercial use"
 
-    def __init__(self, config: MotcatConfig, dims: Dims) -> None:
-        super().__init__(config, dims)
-        self.transport = config
+    config: MotcatConfig
 
     def see(self, genes: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return what the plan carries to the gene sets (B, P, width)."""
@@ -75,7 +73,7 @@ class Motcat(TwoSets):
         """Return each case's plan (B, P, N), 0 on padding."""
         plans = genes.new_zeros(*genes.shape[:2], patches.shape[1])
         for plan, bag, real, sets in zip(plans, patches, mask, genes, strict=True):
-            plan[:, real] = transport(sets, bag[real], self.transport).to(plan)
+            plan[:, real] = transport(sets, bag[real], self.config).to(plan)
         return plans
 
 

@@ -3,20 +3,20 @@
 from itertools import combinations
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion, Labels
-from model.fusion.layers import check_heads, mlp
+from model.fusion.layers import HeadsConfig, mlp
 from model.fusion.layers_attention import masked_mean
 from model.fusion.layers_bottleneck import Bottleneck, Club, Picked
-from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, PatchTokens, TokensConfig
 from model.survival import log_survival
 
 
-class PibdConfig(TokensConfig):
+class PibdConfig(TokensConfig, HeadsConfig):
     """Widths and weights as published.
 
     Attributes:
@@ -42,8 +42,6 @@ class PibdConfig(TokensConfig):
     prior_weight: float = Field(default=0.01, ge=0)
     shared_weight: float = Field(default=0.1, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Disentangler(nn.Module):
@@ -120,10 +118,11 @@ class Pibd(Fusion):
     )
     CODE = "zylbuaa/PIBD, Apache-2.0"
 
+    config: PibdConfig
+
     def __init__(self, config: PibdConfig, dims: Dims) -> None:
         super().__init__(config, dims)
         width, hidden, dropout = config.width, config.hidden, config.dropout
-        self.weights = config
         widths = (hidden, hidden, width)
         # Without the last ReLU: cosines with prototypes around 0 want all directions.
         self.patches = PatchTokens(config, mlp((dims.embedding, *widths), dropout)[:-1], width)
@@ -137,17 +136,15 @@ class Pibd(Fusion):
         self.hazards = nn.Linear(width, config.bins)
         self.disentangle = Disentangler(width, config.heads, dropout)
         self.shared = nn.ModuleList(Club(width) for _ in range(3))
-        self.clinical = clinical_vector(config, dims, width, dropout)
-        vectors = 3 if self.clinical is None else 4
-        self.fused = mlp((vectors * width, width), dropout)
+        self.clinical = ClinicalVectors(config, dims, width, dropout)
+        self.fused = mlp(((3 + self.clinical.count) * width, width), dropout)
         self.head = nn.Linear(width, dims.outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits (B, T)."""
         patches, mask = self.patches(batch)  # (B, N, width), (B, N)
         vectors = list(self._vectors(patches, mask, self.genes(batch)))
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
+        vectors += self.clinical(batch)
         logits: torch.Tensor = self.head(self.fused(torch.cat(vectors, dim=1)))
         return logits
 
@@ -157,15 +154,15 @@ class Pibd(Fusion):
         genes = self.genes(batch)  # (B, P, width)
         vectors = self._vectors(patches, mask, genes)
         every = mask.new_ones(genes.shape[:2])
-        kind = 2 * (labels.quantile * self.weights.bins).long() + labels.event
+        kind = 2 * (labels.quantile * self.config.bins).long() + labels.event
         proxy = self.slide_prototypes.proxy_loss(patches, mask, kind)
         proxy = proxy + self.gene_prototypes.proxy_loss(genes, every, kind)
         shared = [
             club(x, y) for club, (x, y) in zip(self.shared, combinations(vectors, 2), strict=True)
         ]
         return (
-            self.weights.proxy_weight * proxy
-            + self.weights.shared_weight * torch.stack(shared).sum()
+            self.config.proxy_weight * proxy
+            + self.config.shared_weight * torch.stack(shared).sum()
             + self._prototype_loss(self.slide_prototypes)
             + self._prototype_loss(self.gene_prototypes)
         )
@@ -197,10 +194,10 @@ class Pibd(Fusion):
         A prototype's likelihood is that of an event, or of none yet, in its bin:
         log S(b) + event · logit(b), as log λ - log(1 - λ) is the logit of the hazard λ.
         """
-        kind = torch.arange(2 * self.weights.bins, device=prototypes.mean.device)
+        kind = torch.arange(2 * self.config.bins, device=prototypes.mean.device)
         at, event = (kind // 2)[:, None], kind % 2
         logits = self.hazards(prototypes.draw())  # (K, bins)
         survival = log_survival(logits).gather(1, at)[:, 0]  # (K,)
         likelihood = survival + event * logits.gather(1, at)[:, 0]
-        unlikely: torch.Tensor = -self.weights.hazard_weight * likelihood.mean()
-        return unlikely + self.weights.prior_weight * prototypes.divergence()
+        unlikely: torch.Tensor = -self.config.hazard_weight * likelihood.mean()
+        return unlikely + self.config.prior_weight * prototypes.divergence()

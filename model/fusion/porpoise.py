@@ -1,17 +1,17 @@
 """PORPOISE: the gated outer product of a slide's vector and a molecular profile's."""
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import pad
 
 from model.batch import Batch, Dims, Modality
-from model.fusion.base import Fusion, FusionConfig
+from model.fusion.base import Fusion
 from model.fusion.layers import GatedAttentionPool, OneStandIn, mlp, snn
-from model.fusion.layers_inputs import Vectors
+from model.fusion.layers_inputs import SlideAndProfileConfig, Vectors
 
 
-class PorpoiseConfig(FusionConfig):
+class PorpoiseConfig(SlideAndProfileConfig):
     """Widths as published.
 
     The paper's profile is RNA beside copy numbers and mutations; here it is RNA, or the clinical
@@ -30,13 +30,6 @@ class PorpoiseConfig(FusionConfig):
     gated: int = Field(default=32, gt=0)
     bag_dropout: float = Field(default=0.1, ge=0, lt=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _slide_and_profile(self) -> "PorpoiseConfig":
-        if "slide" not in self.modalities or len(set(self.modalities)) < 2:
-            found = ", ".join(self.modalities)
-            raise ValueError(f"modalities: expected slide and rna or clinical, found {found}")
-        return self
 
 
 class Gate(nn.Module):

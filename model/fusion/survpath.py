@@ -7,7 +7,7 @@ from torch import nn
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
 from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
-from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, PatchTokens, TokensConfig
 
 
 class SurvpathConfig(TokensConfig):
@@ -50,9 +50,9 @@ class Survpath(Fusion):
         self.patches = PatchTokens(config, nn.Linear(dims.embedding, width), width)
         self.hub = HubAttention(width, attended)
         self.feed_forward = hub_feed_forward(attended, config.dropout)
-        self.clinical = clinical_vector(config, dims, attended, config.genes_dropout)
+        self.clinical = ClinicalVectors(config, dims, attended, config.genes_dropout)
         self.head = nn.Sequential(
-            nn.Linear((2 if self.clinical is None else 3) * attended, config.hidden),
+            nn.Linear((2 + self.clinical.count) * attended, config.hidden),
             nn.ReLU(),
             nn.Linear(config.hidden, dims.outputs),
         )
@@ -65,8 +65,7 @@ class Survpath(Fusion):
             self.feed_forward(groups).mean(dim=1),
             masked_mean(self.feed_forward(patches), mask),
         ]
-        if self.clinical is not None:
-            vectors.append(self.clinical(batch))
+        vectors += self.clinical(batch)
         logits: torch.Tensor = self.head(torch.cat(vectors, dim=1))
         return logits
 

@@ -9,12 +9,13 @@ from torch.nn.functional import cosine_similarity
 
 from model.batch import Batch, Dims
 from model.errors import ConfigError
-from model.fusion.base import Fusion, FusionConfig, Labels
+from model.fusion.base import Fusion, Labels
 from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
+from model.fusion.layers_inputs import SlideAndProfileConfig
 from model.fusion.layers_tokens import GeneSetTokens, GroupedSnn, PatchTokens, SharedLinear
 
 
-class SurvpgcConfig(FusionConfig):
+class SurvpgcConfig(SlideAndProfileConfig):
     """Widths as published; RNA or the clinical record may be left out of `modalities`.
 
     Attributes:
@@ -38,10 +39,7 @@ class SurvpgcConfig(FusionConfig):
     margin: float = Field(default=0.2, ge=-1, lt=1)
 
     @model_validator(mode="after")
-    def _paths(self) -> "SurvpgcConfig":
-        if "slide" not in self.modalities or len(set(self.modalities)) < 2:
-            found = ", ".join(self.modalities)
-            raise ValueError(f"modalities: expected slide and rna or clinical, found {found}")
+    def _two_paths(self) -> "SurvpgcConfig":
         if self.beta and len(set(self.modalities)) < 3:
             raise ValueError("beta: expected slide, rna and clinical to compare the two paths")
         return self

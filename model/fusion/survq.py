@@ -10,7 +10,7 @@ from model.batch import Batch, Dims
 from model.fusion.base import Fusion
 from model.fusion.layers_attention import CrossAttention
 from model.fusion.layers_elements import Dropout
-from model.fusion.layers_tokens import GeneSetTokens, PatchTokens, TokensConfig, clinical_vector
+from model.fusion.layers_tokens import ClinicalVectors, GeneSetTokens, PatchTokens, TokensConfig
 
 INITIAL_SD = 0.02
 
@@ -98,7 +98,7 @@ class Survq(Fusion):
         learned = config.queries == "learned"
         self.ask_patches = Queries(config.patch_queries, width, learned=learned)
         self.ask_genes = Queries(config.gene_queries, width, learned=learned)
-        self.clinical = clinical_vector(config, dims, width, dropout)
+        self.clinical = ClinicalVectors(config, dims, width, dropout)
         self.mix = CrossAttention(width, width)
         self.head = nn.Linear(width, dims.outputs)
 
@@ -106,9 +106,8 @@ class Survq(Fusion):
         """Return logits (B, T)."""
         patches, mask = self.patches(batch)  # (B, N, width), (B, N)
         summed = [self.ask_patches(patches, mask), self.ask_genes(self.genes(batch))]
-        if self.clinical is not None:
-            summed.append(self.clinical(batch)[:, None])
-        tokens = torch.cat(summed, dim=1)  # (B, Q_H + Q_G, width)
+        summed += [vector[:, None] for vector in self.clinical(batch)]
+        tokens = torch.cat(summed, dim=1)  # (B, Q_H + Q_G or one more, width)
         logits: torch.Tensor = self.head(self.mix(tokens, tokens).mean(dim=1))
         return logits
 

@@ -1,25 +1,22 @@
 """TransMIL: slides alone, their patches as a sequence that is also read as a square."""
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
-from model.fusion.layers import OneStandIn, check_heads
+from model.fusion.layers import HeadsConfig, OneStandIn
 from model.fusion.layers_inputs import SlideConfig
 from model.fusion.layers_nystrom import NystromAttention, NystromLayer
 
 
-class TransmilConfig(SlideConfig):
+class TransmilConfig(SlideConfig, HeadsConfig):
     """Widths as published; `landmarks` is how many tokens attention is approximated from."""
 
     width: int = Field(default=512, gt=0)
-    heads: int = Field(default=8, gt=0)
     landmarks: int = Field(default=256, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    _heads_divide = model_validator(mode="after")(check_heads)
 
 
 class Transmil(Fusion):
