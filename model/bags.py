@@ -268,7 +268,7 @@ def _read_stamp(path: Path) -> Stamp:
 
 def _check_settings(path: Path, stamp: Stamp, encoder: EncoderSpec, patches: PatchSpec) -> None:
     """Make sure that a bag was made with these settings."""
-    if (stamp.encoder, stamp.patches) != (encoder, patches):
+    if not stamp.encoder.embeds_like(encoder) or stamp.patches != patches:
         raise ConfigError(
             f"{path}: expected a bag of encoder {encoder.id} at {patches.mpp:g} µm/px, "
             "found one made with other settings; use another folder"

@@ -137,7 +137,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {}).get("manifest", "null"))
-    except (SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise BundleError(f"{path}: expected safetensors with a manifest, found {error}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path}: expected a bundle, found safetensors without a manifest")
@@ -162,7 +162,7 @@ def _check_encoder(path: Path, manifest: Manifest) -> None:
             f"{path}: expected an encoder among {', '.join(ENCODERS)}, found {spec.id!r}"
         )
     own = {"weights_sha256": known.weights_sha256, "precision": known.precision}
-    if spec.model_copy(update=own) != known:
+    if not spec.model_copy(update=own).embeds_like(known):
         raise BundleError(
             f"{path}: expected the encoder {spec.id} as this program defines it, "
             "found another preprocessing or architecture in the manifest"

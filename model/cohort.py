@@ -96,6 +96,7 @@ def score_cohort(
         remove_parts(scorer.embeddings)
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:
+        remove_parts(cohort.output)
         log.claim(identity, overwrite=cohort.overwrite)
         entries = log.read()
         results = {

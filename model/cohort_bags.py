@@ -53,7 +53,7 @@ class BagPredictor(Predictor):
         """
         bag = self.stored(case, warn=warn)
         encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
-        if bag is not None or not case.slides or encoder is None or patches is None:
+        if bag is not None or not slide_sources(case) or encoder is None or patches is None:
             return bag
         self.load_encoder()
         said = Said(warn)

@@ -1,5 +1,6 @@
 """What would be wrong with a case, told without encoding it."""
 
+from model.bags import slide_sources
 from model.case import Case
 from model.cohort_bags import BagPredictor
 from model.errors import Warn, about_case
@@ -21,7 +22,7 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
         bags = predictor if isinstance(predictor, BagPredictor) else None
         stored = bags.stored(case, warn=warn) if bags else None
         has_slide = stored is not None or _check_slides(predictor, case, warn=warn)
-        if bags and has_slide and stored is None:
+        if bags and stored is None and slide_sources(case):
             bags.load_encoder()
         predictor.check_modalities(case, has_slide=has_slide)
         predictor.inputs(case, stored, warn=warn)

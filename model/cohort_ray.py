@@ -5,6 +5,7 @@ paths; the program itself is sent to them.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import ModuleType
@@ -37,7 +38,11 @@ def ray_workers(
     try:
         ray.init(
             address=address,
-            runtime_env={"py_modules": [folder for each in packages for folder in each.__path__]},
+            runtime_env={
+                "py_modules": [folder for each in packages for folder in each.__path__],
+                # An actor's class brings torch, before `prepare_process` could say so.
+                "env_vars": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
+            },
             log_to_driver=False,
             logging_level=logging.ERROR,
         )

@@ -65,6 +65,11 @@ class EncoderSpec(BaseModel):
     home: str
     paper: str
 
+    def embeds_like(self, other: "EncoderSpec") -> bool:
+        """Say whether both make the same embeddings, wherever their weights can be had."""
+        described = {"weights_files", "licence", "home", "paper"}
+        return self.model_dump(exclude=described) == other.model_dump(exclude=described)
+
 
 _SPECS = (
     EncoderSpec(

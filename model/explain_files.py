@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.errors import about_folder
-from model.files import write_whole
+from model.files import remove_parts, write_whole
 
 EXPLANATION = "explanation.json"
 _OURS = (
@@ -35,6 +35,7 @@ def clear_files(folder: Path) -> None:
     Raises:
         ConfigError: The folder cannot be written.
     """
+    remove_parts(folder)
     with about_folder(folder):
         for path in [path for pattern in _OURS for path in folder.glob(pattern)]:
             path.unlink()

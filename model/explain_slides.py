@@ -15,6 +15,8 @@ from model.slide import Slide
 
 THUMBNAIL_PX = 1400
 LEADING = 12
+MOST_NAME = 50
+"""Characters of a slide's name in those of its pictures, which file systems want short."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _said_before(text: str) -> None:
 
 
 def _summarise(index: int, path: Path, patches: Patches, view: View) -> SlideSummary:
-    stem = f"attention_{index + 1}_{path.stem}"
+    stem = f"attention_{index + 1}_{path.stem[:MOST_NAME]}"
     return SlideSummary(
         slide=path.name,
         patches=len(patches),

@@ -7,7 +7,8 @@ SOME = 5
 
 _NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
 _VALUES = r"(?<=: expected one of ).*(?=, found )"
-_NUMBER = r"(?<![\w.,-])-?\d+(?:[.,]\d+)*(?:e[+-]\d+)?(?![\w/])"
+# What stands before a column's value, or before what was expected, is the column's name.
+_NUMBER = r"(?<![\w.,-])-?\d+(?:,\d+)*(?:\.\d+)?(?:e[+-]\d+)?(?![\w/]|[.,]\d|.*: (?:expected|-?\d))"
 _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
 
 

@@ -65,6 +65,7 @@ class Predictor:
         """
         warnings: list[str] = [self.bundle.manifest.notice] if self.bundle.manifest.notice else []
         with about_case(case.case_id):
+            self.check_modalities(case, has_slide=True)  # a record's absence shows at no cost
             bag = self.embed(case, warn=warnings.append, progress=progress)
             modalities = self.check_modalities(case, has_slide=bag is not None)
             with stage("fuse"):

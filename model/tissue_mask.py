@@ -121,7 +121,8 @@ def find_tissue(slide: Slide, mask_path: Path | None, *, warn: Warn) -> TissueMa
         return TissueMask.detect(slide)
     is_one_pixel = mask.coverage.size == 1  # which the platform sends for an absent mask
     if mask.is_empty or is_one_pixel:
-        warn(f"{mask_path}: no tissue in this mask; it is found by its colour instead")
+        found = "one pixel" if is_one_pixel else "a mask without tissue"
+        warn(f"{mask_path}: {found}; tissue is found by its colour instead")
         return TissueMask.detect(slide)
     return mask
 

@@ -62,7 +62,11 @@ def read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
     Raises:
         BundleError: The file is not the one that the spec pins, or holds no tensors.
     """
-    if spec.weights_sha256 and (found := sha256_of(path)) != spec.weights_sha256:
+    try:
+        found = sha256_of(path) if spec.weights_sha256 else None
+    except OSError as error:
+        raise BundleError(f"{path}: expected a readable file, found {error.strerror}") from error
+    if found != spec.weights_sha256:
         raise BundleError(f"{path}: expected sha256 {spec.weights_sha256}, found {found}")
     return _TO_TIMM[spec.layout](read_tensors(path))
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from model.bundle import Bundle, Manifest, read_manifest
 from model.case import Case, Record
 from model.clinical import ClinicalRange, NumberRange
 from model.encoder import ENCODERS
+from model.errors import BundleError
 from model.fusion import Fusion, FusionConfig, build_fusion
 from model.member import Member
 from model.patches import PatchSpec
@@ -123,6 +125,31 @@ def test_an_encoder_and_its_patches_travel_along(tmp_path: Path) -> None:
     manifest = Bundle.load(path).manifest
     assert manifest.encoder == mine
     assert manifest.patches == patches
+
+
+@pytest.mark.parametrize("text", ["home", "paper", "licence"])
+def test_a_bundle_outlives_an_address_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "bundle.safetensors"
+    uni = ENCODERS["uni"]
+    bundle_with(uni.model_dump(), width=uni.width).save(path)
+    monkeypatch.setitem(ENCODERS, "uni", uni.model_copy(update={text: "elsewhere"}))
+    assert Bundle.load(path).manifest.encoder == uni
+    monkeypatch.setitem(ENCODERS, "uni", uni.model_copy(update={"interpolation": "bicubic"}))
+    with pytest.raises(BundleError, match="found another preprocessing or architecture"):
+        Bundle.load(path)
+
+
+def test_a_bundle_that_may_not_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As safetensors puts it."""
+    path = tmp_path / "bundle.safetensors"
+    path.touch()
+    monkeypatch.setattr("model.bundle.safe_open", Mock(side_effect=FileNotFoundError("No such")))
+    with pytest.raises(BundleError, match=r"expected safetensors with a manifest, found No such$"):
+        read_manifest(path)
 
 
 def test_saving_replaces_the_bundle_before(tmp_path: Path) -> None:

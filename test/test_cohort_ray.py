@@ -79,6 +79,13 @@ def test_two_nodes_share_a_cohort_and_one_of_them_may_go(
     assert len(read_predictions(tmp_path / "out")) == CASES
 
 
+def test_workers_wait_asleep_from_their_start(cluster: cluster_utils.Cluster) -> None:
+    worker = cohort_ray.ray_workers(cluster.address, device="cpu").start(0)
+    environment = worker.submit(Path.read_bytes, Path("/proc/self/environ")).result(timeout=60)
+    worker.stop()
+    assert b"OMP_WAIT_POLICY=PASSIVE" in environment.split(b"\0")
+
+
 def test_what_no_cluster_can_do_is_one_line(cluster: cluster_utils.Cluster) -> None:
     with pytest.raises(ConfigError, match=r"expected cuda, found a cluster without GPUs$"):
         cohort_ray.ray_workers(cluster.address, device="cuda")

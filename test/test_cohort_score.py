@@ -1,6 +1,7 @@
 """A cohort is scored: one row a case of the manifest, in its order, whatever happens."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,6 +73,17 @@ def test_each_row_is_what_the_predictor_says_of_the_case(
         assert (row["warnings"], row["error"]) == ("random weights, for tests alone", "")
         assert 0 < float(row["seconds"]) < 60
         assert (row["bundle_sha256"], row["version"]) == (sha256_of(bundle), __version__)
+
+
+def test_what_a_killed_run_half_wrote_is_removed(
+    tmp_path: Path, manifest: Path, bundle: Path
+) -> None:
+    score(Cohort(manifest, tmp_path / "out"), scorer(bundle))
+    part = tmp_path / "out" / "predictions.csv.0badf00d.part"
+    part.touch()
+    os.utime(part, (0, 0))
+    score(Cohort(manifest, tmp_path / "out"), scorer(bundle))
+    assert not part.exists()
 
 
 def test_the_manifests_further_columns_are_carried_through(

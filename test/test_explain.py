@@ -1,6 +1,7 @@
 """A case is explained: contributions that add up to its risk, and pictures of its slides."""
 
 import json
+import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from model.bundle import Bundle
 from model.case import Case, Record, SlideFile
 from model.errors import ConfigError
 from model.explain import Explanation, explain_case
+from model.explain_files import clear_files
 from model.explain_gradients import TOLERANCE
 from model.predictor import Predictor
 from model.rna import RnaSpec
@@ -114,6 +116,17 @@ def test_every_file_is_there_and_whole(explained: tuple[Explanation, Path]) -> N
         "attention_1_slide.png",
         "attention_2_slide.png",
     ]
+
+
+@pytest.mark.slow
+def test_a_slide_with_a_long_name_gets_its_pictures(
+    lenient_predictor: Predictor, case: Case, bag: Bag, tmp_path: Path
+) -> None:
+    named = tmp_path / f"{'é' * 120}.tif"  # 244 bytes
+    named.symlink_to(case.slides[0].path)
+    longer = replace(case, slides=(SlideFile(named), *case.slides[1:]))
+    explain_case(lenient_predictor, longer, bag, tmp_path, bundle_sha256="", warn=no_warning)
+    assert len([path for path in (tmp_path / "C1").iterdir() if "attention_1" in path.name]) == 2
 
 
 @pytest.mark.slow
@@ -246,6 +259,14 @@ def test_a_case_without_slides(tmp_path: Path) -> None:
     assert said == []
     assert (list(found.modalities), found.genes) == (["clinical"], ())
     assert files == {"contributions.png", "explanation.json"}
+
+
+def test_what_an_earlier_explanation_left_is_cleared(tmp_path: Path) -> None:
+    for name in ("attention_1_a.png", "contributions.png.1.part", "mine.png"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    clear_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ def test_messages_that_differ_in_numbers_or_lists_are_joined(
         ["/a/C1_RNA.json: bad", "/a/C2_RNA.json: bad"],
         ["T1.tif: no tissue", "T2.tif: no tissue"],
         ["a: … of 5", "b: … of 5"],
+        # Columns whose names differ in a number, and dates.
+        [f"cd.json: PSA {n}: expected a number, found '{n} ng'" for n in (1, 2)],
+        [f"cd.json: PSA {n}: 9 lies more than 10 sd from the training mean 3" for n in (1, 2)],
+        [f"cd.json: day: expected a number, found '0{n}.12.2020'" for n in (1, 2)],
     ],
 )
 def test_messages_of_other_things_stay_apart(messages: list[str]) -> None:

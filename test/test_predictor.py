@@ -1,16 +1,20 @@
 """What a Predictor says beside the time, in the task's unit; what a member takes of a bag."""
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from job_files import CLINICAL, RNA, no_warning
+from job_files import CLINICAL, RNA, SLIDE, no_warning
 from jobs import record_contents
 from small_bundles import build_bundle
 from toy_bundles import make_bundle
 
 from model.batch import Bag
-from model.case import Case, Record
+from model.bundle import Bundle
+from model.case import Case, Record, SlideFile
+from model.errors import CaseError
 from model.predictor import Predictor
 
 
@@ -32,6 +36,17 @@ def test_curve_and_interval_are_those_of_the_mapping(unit: str, one_year: float)
     }
     assert found.interval == tuple(mapping.interval(risk, 0.8)[0])
     assert (found.unit, found.time) == (unit, mapping.time(risk)[0])
+
+
+def test_an_absent_record_is_told_before_slides_are_read(
+    strict_bundle: Path, contents: dict[str, Any]
+) -> None:
+    predictor = Predictor(Bundle.load(strict_bundle), weights_dirs=(), device=torch.device("cpu"))
+    predictor.embed = Mock()
+    slides = (SlideFile(contents[SLIDE], None),)
+    with pytest.raises(CaseError, match="C0: rna: expected the modality"):
+        predictor.predict(Case("C0", slides=slides), progress=lambda done, total: None)
+    predictor.embed.assert_not_called()
 
 
 def test_a_member_takes_a_bag_with_its_places() -> None:

@@ -112,7 +112,9 @@ def test_an_empty_mask_is_as_good_as_none(tmp_path: Path, predict: Predict) -> N
     write_mask_pyramid(path, np.zeros((87, 100), dtype=bool), 4.0, downsamples=(1,))
     empty = predict(**{MASK: path})
     assert empty.time == predict(without=MASK).time
-    assert empty.warnings[-1].endswith("no tissue in this mask; it is found by its colour instead")
+    assert empty.warnings[-1].endswith(
+        "a mask without tissue; tissue is found by its colour instead"
+    )
 
 
 def test_a_cut_mask_is_as_good_as_none(

@@ -238,14 +238,14 @@ class TestReadMask:
         mask = find_tissue(slide, path, warn=warnings.append)
         detected = TissueMask.detect(slide)
         np.testing.assert_array_equal(mask.coverage, detected.coverage)
-        assert warnings == [f"{path}: no tissue in this mask; it is found by its colour instead"]
+        assert warnings == [f"{path}: a mask without tissue; tissue is found by its colour instead"]
 
     def test_one_pixel_falls_back(self, tmp_path: Path, slide: Slide) -> None:
         path = write_mha(tmp_path / "mask.mha", np.ones((1, 1), dtype=np.uint8))
         warnings: list[str] = []
         mask = find_tissue(slide, path, warn=warnings.append)
         assert mask.coverage.size > 1
-        assert warnings[-1].endswith("it is found by its colour instead")
+        assert warnings[-1].endswith(": one pixel; tissue is found by its colour instead")
 
     def test_a_pixel_for_each_patch_of_a_biopsy_is_a_mask(
         self, tmp_path: Path, slide: Slide

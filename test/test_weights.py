@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from model.encoder import ENCODERS
 from model.errors import BundleError
+from model.weights import read_weights
 
 
 def test_phikon_file_with_the_names_of_transformers(tmp_path: Path) -> None:
@@ -159,6 +160,12 @@ def test_unreadable_weights_are_one_line(tmp_path: Path, name: str, content: byt
         load(ENCODERS["uni"], tmp_path)
     assert str(error.value).startswith(f"{tmp_path / name}: expected a file of tensors, found ")
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_may_not_be_read_are_one_line(tmp_path: Path) -> None:
+    spec = ENCODERS["efficientnet_lite0"]
+    with pytest.raises(BundleError, match=f"^{tmp_path}: expected a readable file, found Is a dir"):
+        read_weights(spec, tmp_path)
 
 
 def test_file_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:
