@@ -14,7 +14,15 @@ from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
-from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
+from model.errors import (
+    CaseError,
+    ConfigError,
+    Warn,
+    about_files,
+    about_folder,
+    first_problem,
+    printable,
+)
 from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import embed_case
@@ -172,7 +180,8 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
 
     Raises:
         CaseError: A source cannot be used.
-        ConfigError: What is there is no bag, or one of another encoder or patch spec.
+        ConfigError: What is there is no bag, or one of another encoder or patch spec, or the bag
+            cannot be written.
     """
     files = maker.sources(case)
     sources = identify_all(files)
@@ -183,7 +192,8 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
     bag = maker.make(case, warn=said)
     if bag is not None:
         warnings = said.without_folders(files)
-        write_bag(path, bag, maker.encoder, maker.patches, sources=sources, warnings=warnings)
+        with about_folder(path.parent):
+            write_bag(path, bag, maker.encoder, maker.patches, sources=sources, warnings=warnings)
 
 
 def is_current(

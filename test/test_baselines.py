@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from model.batch import Bag
 from model.case import Case, Record
-from model.errors import CaseError
+from model.errors import CaseError, ConfigError
 from model.interface import ClinicalSchema
 from train.baselines import (
     Coxnet,
@@ -20,12 +20,12 @@ from train.baselines import (
     LateFusion,
     RidgeCox,
     build_baselines,
-    inner_folds,
     out_of_fold,
     z_scored,
 )
 from train.cohort import LabelledCase, outcomes
 from train.config import RnaConfig
+from train.folds import inner_folds
 from train.losses import cox_nll
 from train.metrics import harrell_c
 from train.views import (
@@ -331,6 +331,14 @@ def test_embeddings_are_averaged_and_read_once() -> None:
     expected = (means - means[:19].mean(axis=0)) / means[:19].std(axis=0)
     np.testing.assert_allclose(found[1:], expected)
     assert not found[0].any()
+    with pytest.raises(ConfigError, match="expected a slide of some training case, found none"):
+        view.fit(cases[:1])
+
+
+def test_a_constant_risk_stays_constant() -> None:
+    """The mean of 36 tenths is not a tenth to the last bit."""
+    risks = z_scored(lambda cases: np.full(len(cases), 0.1), make_cases(36))
+    assert set(risks(make_cases(7))) == {0.0}
 
 
 def without(cases: Sequence[LabelledCase], genes: set[str]) -> list[LabelledCase]:

@@ -17,7 +17,7 @@ from model.errors import ConfigError
 from model.fusion import NAMES
 from train.baselines import build_baselines, out_of_fold
 from train.benchmark import run_benchmark
-from train.benchmark_config import BenchmarkConfig, CohortTable
+from train.benchmark_config import BenchmarkConfig, CohortTable, title
 from train.benchmark_published import read_published
 from train.benchmark_results import reading, summary
 from train.benchmark_scores import CohortRisks, ModelRisks, Scores, score
@@ -26,7 +26,7 @@ from train.config import read_toml
 from train.estimate import Outcome
 from train.metrics import harrell_c
 from train.table_fusion import Chosen
-from train.tables import SCHEMA, Source, read_table
+from train.tables import SCHEMA, Endpoint, Source, read_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONFIGS = Path(__file__).resolve().parents[1] / "train" / "configs" / "benchmark"
@@ -176,9 +176,10 @@ def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fit.inner_folds=0", "fit.inner_folds: expected at least 2"),
+        ("fit.inner_folds=0", "fit.inner_folds: Input should be greater than or equal to 2"),
         ("seeds=[]", "seeds: Tuple should have at least 1 item"),
-        ("data=nowhere", "published_results.csv: expected a readable CSV"),
+        ("learning_rates=[inf]", "learning_rates.0: Input should be a finite number"),
+        ("data=nowhere", "published_results.csv: expected a table"),
         ("colour=red", "colour: Extra inputs are not permitted"),
     ],
 )
@@ -196,8 +197,20 @@ def test_the_configs_are_valid(path: Path) -> None:
     assert {model.name for model in config.models} == set(NAMES) - {"patchgcn", "hvtsurv"}
 
 
+ENDPOINTS: tuple[Endpoint, ...] = ("dss", "pfi")
+
+
+def test_one_study_by_two_endpoints_is_two_cohorts() -> None:
+    by = [
+        CohortTable(source="mmp", study="abcd", modalities=("rna",), endpoint=endpoint)
+        for endpoint in ENDPOINTS
+    ]
+    assert [cohort.name for cohort in by] == ["mmp-abcd-dss-rna", "mmp-abcd-pfi-rna"]
+    assert [title(cohort) for cohort in by] == ["ABCD, RNA", "ABCD, RNA, PFI"]
+
+
 def test_published_numbers_need_their_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"published_results\.csv: expected a readable CSV"):
+    with pytest.raises(ConfigError, match=r"published_results\.csv: expected a table"):
         read_published(tmp_path, "abcd")
 
 

@@ -163,7 +163,7 @@ def test_another_origin_is_fitted_anew(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fit.inner_folds=1", "fit.inner_folds: expected at least 2"),
+        ("fit.inner_folds=1", "fit.inner_folds: Input should be greater"),
         ("sizes={}", "sizes: Dictionary should have at least 1 item"),
         ("interaction=2", "interaction: Input should be less than or equal to 1"),
     ],

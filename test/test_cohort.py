@@ -12,7 +12,7 @@ from synthetic import no_warning
 from model.case import Record
 from model.errors import ConfigError
 from model.interface import Interface, read_interface
-from train.cohort import LabelledCase, outcomes, read_cohort
+from train.cohort import LabelledCase, outcomes, read_cohort, with_strata
 from train.config import CohortConfig
 
 LEOPARD = read_interface("leopard", [PRESETS])
@@ -242,7 +242,7 @@ def test_small_centres_and_cases_of_none_share_a_stratum(tmp_path: Path) -> None
     """One place for a whole cohort, so that its folds and batches agree."""
     centres = ["large"] * 20 + ["small"] * 19 + ["", "own"]
     rows = [{**row, "centre": centre} for row, centre in zip(rows_of(41), centres, strict=True)]
-    cases = read(write_manifest(tmp_path / "m.csv", rows))
+    cases = with_strata(read(write_manifest(tmp_path / "m.csv", rows)))
     assert [case.centre for case in cases] == centres
     assert [case.stratum for case in cases] == ["large"] * 20 + [""] * 21
 

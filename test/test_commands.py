@@ -76,6 +76,13 @@ def test_ctrl_c_ends_a_run_in_one_line(
     assert capsys.readouterr() == ("", "stopped\n")
 
 
+def test_a_fusion_without_slides_needs_no_bags(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run}: nothing to embed, as concat uses no slides here\n"
+
+
 # -- fit -------------------------------------------------------------------------------------------
 
 
@@ -96,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     told = refusal(capsys, "simulate", tmp_path / "file" / "cohort")
-    assert told.startswith(f"{tmp_path}/file/cohort: expected a folder to write in, found: ")
+    assert told.startswith(f"{tmp_path}/file/cohort: expected a folder to write in, found ")
 
 
 @pytest.mark.parametrize("setting", ["rna_shift=inf", "sigma=1e300", "sigma=nan"])
@@ -161,6 +168,16 @@ def test_genes_of_the_panel_that_the_cohort_lacks_are_named(run: Path) -> None:
     warnings: list[str] = []
     check_genes(RnaConfig(panel=path), cases, warn=warnings.append)
     assert warnings == [f"{path}: 1 of 3 genes are in no case of the cohort: TP53"]
+
+
+@pytest.mark.parametrize("genes", ["TP53\tKRT5", "G0\tG1"])
+def test_gene_sets_that_do_not_fit_are_told_before_slides_are_embedded(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, genes: str
+) -> None:
+    (run.parent / "sets.gmt").write_text(f"one\t\t{genes}\n")
+    monkeypatch.setattr(commands, "make_bags", None)
+    sets = f"rna.gene_sets={run.parent}/sets.gmt"
+    assert "expected" in refusal(capsys, "fit", run, sets, "rna.min_genes_per_set=3")
 
 
 def test_folds_that_do_not_fit_are_told_before_any_work(
@@ -338,18 +355,18 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(
     own = (fitted / "run" / "bundle.safetensors", fitted / "cases.csv")
     (tmp_path / "file").touch()
     told = refusal(capsys, "evaluate", *own, "--output", tmp_path / "file" / "scores.csv")
-    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+    assert told == f"{tmp_path}/file: expected a folder to write in, found File exists"
     told = refusal(capsys, "evaluate", *own, "--output", tmp_path)
     assert told == f"{tmp_path}: expected a file to write, found a folder"
     told = refusal(capsys, "evaluate", *own, "--report", tmp_path / "file" / "report")
-    assert told.startswith(f"{tmp_path}/file/report: expected a folder to write in, found: Not a")
+    assert told.startswith(f"{tmp_path}/file/report: expected a folder to write in, found Not a")
     new = tmp_path / "new"
     for folder in (new, new / "report"):
         told = refusal(capsys, "evaluate", *own, "--output", new, "--report", folder)
         assert told == f"{new}: expected a file to write, found the report's folder"
         assert not new.exists()
     told = refusal(capsys, "fit", fitted / "run.toml", f"output={tmp_path}/file")
-    assert told == f"{tmp_path}/file: expected a folder to write in, found: File exists"
+    assert told == f"{tmp_path}/file: expected a folder to write in, found File exists"
 
 
 def test_bags_stand_in_for_slides_and_encoder(fitted: Path, tmp_path: Path) -> None:

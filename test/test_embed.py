@@ -1,5 +1,6 @@
 """Bags on disk: what is in them, when they are made again, and what a killed run leaves."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -202,6 +204,20 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         make_bags(cases, tmp_path / "bags", warn=warnings.append)
     assert [text.partition(":")[0] for text in warnings] == ["case C0", "case C1"]
     assert list(states(tmp_path / "bags")) == ["C2.safetensors"]
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = make_cases(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/bags: expected a folder to write in, found Not a"):
+        make_bags(cases, tmp_path / "file" / "bags")
+
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("model.bags.write_tensors", full)
+    with pytest.raises(ConfigError, match=r"bags: expected a folder to write in, found No space"):
+        make_bags(cases, tmp_path / "bags")
 
 
 def test_a_part_of_a_bag_does_not_count(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def test_cases_of_one_patient_widen_the_interval():
 
 def test_estimate_is_the_percentile_interval_written_out():
     risk, outcome = cohort()
-    found = estimate(harrell_c, risk, outcome, resamples=200, seed=3)
+    found = estimate(harrell_c, risk, outcome, resamples=200)
     values = [
         concordance_index_censored(outcome.event[rows], outcome.time[rows], risk[rows])[0]
-        for rows in bootstrap(outcome, resamples=200, seed=3)
+        for rows in bootstrap(outcome, resamples=200, seed=0)
     ]
     assert found.value == harrell_c(risk, outcome)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))

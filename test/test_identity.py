@@ -66,7 +66,7 @@ def test_the_same_data_goes_on(folder: Path) -> None:
     start(folder)
     for path in folder.rglob("*.*"):
         os.utime(path, (1, 1))
-    start(folder, "embed.workers=2")
+    start(folder, "embed.workers=2", "device=cuda")
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -106,6 +106,17 @@ def test_a_program_that_has_changed_is_refused(
     monkeypatch.setattr("model.__path__", [*model.__path__, str(folder / "fusion")])
     with pytest.raises(ConfigError, match=r"found a run that differs in program$"):
         start(folder)
+
+
+def test_folds_of_nobody_knows_what_are_not_taken(folder: Path) -> None:
+    start(folder)
+    (folder / "run" / "run.json").unlink()
+    start(folder)  # nothing was fitted yet
+    (folder / "run" / "folds" / "repeat0-fold0.safetensors").touch()
+    (folder / "run" / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"or this run's own, found folds without run\.json$"):
+        start(folder)
+    assert not (folder / "run" / "run.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\ud800"])

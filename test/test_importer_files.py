@@ -14,7 +14,7 @@ from sklearn.compose import ColumnTransformer, _column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from model.errors import ConfigError, TriSurvError
+from model.errors import BundleError, ConfigError, TriSurvError
 from train.importer import import_checkpoint
 
 
@@ -41,7 +41,7 @@ def test_nothing_is_read_without_the_users_trust(tmp_path: Path) -> None:
 def test_the_weights_are_never_unpickled(tmp_path: Path) -> None:
     foreign = Foreign(tmp_path / "results", "pg")
     torch.save({"a": Bomb(tmp_path / "bang")}, foreign.folder / "s_0_checkpoint.pt")
-    with pytest.raises(ConfigError, match=r"\.pt: expected a state dict of tensors, found what "):
+    with pytest.raises(BundleError, match=r"\.pt: expected a file of tensors, found one that "):
         imported(foreign, tmp_path / "bundle")
     assert not (tmp_path / "bang").exists()
 
@@ -156,7 +156,7 @@ def put_curve(**changes: object) -> Callable[[Foreign], None]:
 FAULTS: dict[str, tuple[Callable[[Foreign], None], str]] = {
     "no weights": (
         drop("s_0_checkpoint.pt"),
-        "s_0_checkpoint.pt: expected a state dict of tensors, found no file",
+        "s_0_checkpoint.pt: expected a file of tensors, found no file",
     ),
     "no genes": (
         drop("gene_order.json"),
@@ -172,11 +172,11 @@ FAULTS: dict[str, tuple[Callable[[Foreign], None], str]] = {
     ),
     "weights that are no tensors": (
         lambda foreign: torch.save([1, 2], foreign.folder / "s_0_checkpoint.pt"),
-        "s_0_checkpoint.pt: expected a state dict of tensors, found a list of other things",
+        "s_0_checkpoint.pt: expected a dict of tensors, found a list of other things",
     ),
     "weights that are text": (
         put("s_0_checkpoint.pt", b"weights"),
-        "s_0_checkpoint.pt: expected a state dict of tensors, found what cannot be read",
+        "s_0_checkpoint.pt: expected a file of tensors, found one that cannot be read",
     ),
     "a layer too few": (
         without_layer,

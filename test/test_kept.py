@@ -12,4 +12,6 @@ def test_what_was_kept_is_whole_and_of_the_same_origin(tmp_path: Path) -> None:
     assert read_kept(path, {"seed": 0}) == {"origin": {"seed": 0}, "risk": [1.5]}
     assert read_kept(path, {"seed": 1}) is None
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+    path.write_text('{"origin": ')
+    assert read_kept(path, {"seed": 0}) is None
     assert file_name("concat, MLP head (20)") == "concat-mlp-head-20"

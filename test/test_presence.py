@@ -14,6 +14,7 @@ from model.errors import ConfigError
 from train.__main__ import main
 from train.cohort import LabelledCase
 from train.config import TrainConfig, read_config
+from train.crossval import check_folds
 from train.presence import check_presence, leave_out_empty
 
 RECORD = Record({"G0": 1.0}, Path("record.json"))
@@ -84,6 +85,18 @@ def test_a_case_without_what_it_needs_is_told_before_any_work(tmp_path: Path) ->
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_presence(cases, config, warn=no_warning)
+
+
+def test_a_fold_that_would_train_without_a_modality_is_told_before_any_work(tmp_path: Path) -> None:
+    """One slide is in one of two test folds, and in no case that the other model trains on."""
+    slide = Case("slide", slides=(SlideFile(tmp_path / "slide.tif"),), rna=RECORD)
+    config = config_of(tmp_path, RNA_OR_SLIDE, folds={"count": 2}, fit={"inner_folds": 0})
+    message = (
+        f"{tmp_path}/cases.csv: expected slide of somebody in each training fold, "
+        "found 1 of 11 cases with it, none in one"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_folds(labelled(slide), config, warn=no_warning)
 
 
 def test_a_run_of_one_modality_has_nothing_to_drop(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from synthetic import no_warning
 from model.errors import ConfigError
 from model.interface import read_interface
 from model.manifest import Tables, build_case, list_download
-from train.simulate import SimulateConfig, simulate_cohort, simulate_latents
+from train.simulate import SimulateConfig, _outcomes, simulate_cohort, simulate_latents
 from train.simulate_records import GENES
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,13 @@ def test_times_are_weibull() -> None:
     for time in (10.0, 60.0, 150.0):
         expected = np.exp(-((time / 60) ** 0.9))
         assert (latents.time > time).mean() == pytest.approx(expected, abs=0.012)
+
+
+def test_times_beyond_all_numbers_are_the_end_of_the_study() -> None:
+    drawn = simulate_latents(3, 0.5, 0)
+    latents = replace(drawn, event=np.full(3, fill_value=True), time=np.array([0.2, 7.0, 1e30]))
+    event, months = _outcomes(latents)
+    assert (event.tolist(), months.tolist()) == ([True, True, False], [1, 28, 202])
 
 
 def test_equal_settings_give_equal_bytes(cohort: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from table_files import FEATURES, GENES, write_tables
 
 from model.batch import Modality
 from train import table_fusion
-from train.baselines import inner_folds, out_of_fold
+from train.baselines import out_of_fold
 from train.cohort import outcomes
 from train.config import FitConfig
 from train.dataset import Fold
+from train.folds import inner_folds
 from train.loop import EpochLog, Plan
 from train.metrics import harrell_c
 from train.table_fusion import Chosen, TableEncoder, TableFusion

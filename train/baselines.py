@@ -4,7 +4,7 @@ Each is fitted on training cases alone, chooses what it chooses on inner folds o
 any cases.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -18,9 +18,10 @@ from sksurv.util import Surv
 
 from model.batch import MODALITIES, Modality
 from model.interface import ClinicalSchema
+from train.calibrate import risk_scale
 from train.cohort import outcomes
 from train.config import RnaConfig
-from train.folds import hold_out, stratified_folds
+from train.folds import hold_out, inner_folds
 from train.losses import cox_nll
 from train.views import (
     RANK_TOLERANCE,
@@ -184,16 +185,9 @@ def out_of_fold(
     return total / count
 
 
-def inner_folds(cases: Cases, count: int = INNER_FOLDS) -> Iterator[tuple[Cases, Cases]]:
-    """Yield (training, validation) cases of `count` folds, the same for every model."""
-    for test in stratified_folds(cases, count, seed=[count]):
-        yield hold_out(cases, test)
-
-
 def z_scored(risks: Risks, cases: Cases) -> Risks:
     """Return risks with mean 0 and standard deviation 1 over training cases."""
-    own = risks(cases)
-    mean, sd = own.mean(), own.std() or 1.0  # a constant stays one
+    mean, sd = risk_scale(risks(cases))
     return lambda others: (risks(others) - mean) / sd
 
 
@@ -245,7 +239,7 @@ def build_baselines(
 def _choose(view: View, path: Callable[[FloatArray, Cases], FloatArray], cases: Cases) -> int:
     """Return the column of a path of coefficients (p, K) with the least inner validation loss."""
     losses: list[FloatArray] = []
-    for rest, held in inner_folds(cases):
+    for rest, held in inner_folds(cases, INNER_FOLDS):
         columns = view.fit(rest)
         risks = columns(held) @ path(columns(rest), rest)  # (m, K)
         losses.append(np.array([_cox_loss(risk, held) for risk in risks.T]))

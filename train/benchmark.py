@@ -29,6 +29,7 @@ from train.cohort import outcomes
 from train.config import read_toml
 from train.gene_sets import read_gene_sets
 from train.kept import file_name, keep, read_kept
+from train.scores import make_folder
 from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import SCHEMA, Table, read_histology_groups, read_table
 
@@ -37,10 +38,12 @@ def run_benchmark(path: Path, overrides: Sequence[str], say: Say) -> None:
     """Run a config's benchmark and write its page.
 
     Raises:
-        ConfigError: The config or a table is not as expected.
+        ConfigError: The config or a table is not as expected, or a folder cannot be written.
     """
     config = read_toml(BenchmarkConfig, path, overrides)
     started = time.monotonic()
+    for folder in (config.output, config.results.parent):
+        make_folder(folder)
     for cohort in config.cohorts:  # the page needs them, after hours
         read_published(config.data, cohort.study)
     run = partial(run_cohort, config, say=say)

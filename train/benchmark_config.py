@@ -2,19 +2,15 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from model.batch import Modality
-from train.benchmark_oracle import OracleConfig, check_inner_folds
-from train.config import FitConfig, FusionChoice
+from train.benchmark_oracle import OracleConfig
+from train.config import ChosenEpochsConfig, FusionChoice, Part
 from train.tables import Endpoint, Source
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CohortTable(_Part):
+class CohortTable(Part):
     """A public cohort: whose tables and folds, and what each patient must have."""
 
     source: Source
@@ -25,7 +21,7 @@ class CohortTable(_Part):
     @property
     def name(self) -> str:
         """The cohort in a word."""
-        return "-".join((self.study, *self.modalities))
+        return "-".join((self.source, self.study, self.endpoint, *self.modalities))
 
 
 NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
@@ -33,7 +29,9 @@ NAMES = {"slide": "histology", "rna": "RNA", "clinical": "clinical"}
 
 def title(cohort: CohortTable) -> str:
     """Return the cohort's name as a reader knows it."""
-    return f"{cohort.study.upper()}, {' + '.join(NAMES[name] for name in cohort.modalities)}"
+    seen = " + ".join(NAMES[name] for name in cohort.modalities)
+    endpoint = "" if cohort.endpoint == "dss" else f", {cohort.endpoint.upper()}"
+    return f"{cohort.study.upper()}, {seen}{endpoint}"
 
 
 class DeepModel(FusionChoice):
@@ -52,7 +50,7 @@ class DeepModel(FusionChoice):
     baseline: bool = False
 
 
-class BenchmarkConfig(_Part):
+class BenchmarkConfig(Part):
     """A benchmark.
 
     Attributes:
@@ -77,10 +75,8 @@ class BenchmarkConfig(_Part):
     resamples: int = Field(default=1000, gt=0)
     workers: int = Field(default=1, gt=0)
     histology_groups: bool = False
-    learning_rates: tuple[float, ...] = Field(min_length=1)
-    fit: FitConfig
+    learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1)
+    fit: ChosenEpochsConfig
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]
     oracle: OracleConfig | None = None
-
-    _epochs_are_chosen = model_validator(mode="after")(check_inner_folds)

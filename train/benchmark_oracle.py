@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from model.batch import MODALITIES, Modality
 from model.fusion import read_settings
 from model.progress import Say
 from train.baselines import Baseline, RidgeCox
 from train.cohort import outcomes
-from train.config import FitConfig, FusionChoice
+from train.config import ChosenEpochsConfig, FusionChoice, Part
 from train.kept import file_name, keep, read_kept
 from train.metrics import harrell_c
 from train.simulate_inputs import BLOCK, GENE_SETS, SIDE, SPREAD, Factors, SimulatedCohort
@@ -29,32 +29,13 @@ PRODUCTS = "Cox, main effects and all products"
 COX = (MAIN_EFFECTS, PRODUCTS)
 
 
-class HasFit(Protocol):
-    """What is told how to fit."""
-
-    @property
-    def fit(self) -> FitConfig:
-        """Of each deep model."""
-        ...
-
-
-Told = TypeVar("Told", bound=HasFit)
-
-
-def check_inner_folds(config: Told) -> Told:
-    """Return a config whose inner folds can choose the epochs; of others raise a ValueError."""
-    if config.fit.inner_folds < 2:
-        raise ValueError("fit.inner_folds: expected at least 2, to choose the epochs on")
-    return config
-
-
 class OracleModel(FusionChoice):
     """A fusion of the registry and its settings."""
 
     label: str
 
 
-class OracleConfig(BaseModel):
+class OracleConfig(Part):
     """What is simulated, and which models are fitted to it.
 
     Attributes:
@@ -66,17 +47,13 @@ class OracleConfig(BaseModel):
         learning_rates: A model chooses among them, on inner folds, in place of `fit`'s own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     sizes: dict[int, int] = Field(min_length=1)
     unseen: int = Field(default=2000, gt=0)
     interaction: float = Field(default=0.5, ge=0, le=1)
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    learning_rates: tuple[float, ...] = Field(min_length=1)
-    fit: FitConfig
+    learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1)
+    fit: ChosenEpochsConfig
     models: tuple[OracleModel, ...] = Field(min_length=1)
-
-    _epochs_are_chosen = model_validator(mode="after")(check_inner_folds)
 
 
 @dataclass(frozen=True)

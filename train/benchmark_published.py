@@ -1,11 +1,12 @@
 """What others published on a study of the benchmark, beside what is computed here."""
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import ConfigError
+from model.rows import read_rows
+
+COLUMNS = ("cohort", "source", "endpoint", "note", "model", "modalities", "value", "sd")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,10 @@ def read_published(data: Path, study: str) -> list[Published]:
     """Return a study's rows of the collected published results, one part a source.
 
     Raises:
-        ConfigError: The file cannot be read.
+        ConfigError: The file cannot be read, or lacks a column.
     """
     path = data / "results" / "published_results.csv"
-    try:
-        with path.open(newline="") as file:
-            rows = [r for r in csv.DictReader(file) if r["cohort"] == f"TCGA-{study.upper()}"]
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a readable CSV, found: {error.strerror}") from error
+    rows = [r for r in read_rows(path, COLUMNS) if r["cohort"] == f"TCGA-{study.upper()}"]
     parts: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = defaultdict(dict)
     for row in rows:
         numbers = tuple(float(row[name]) for name in ("value", "sd") if row[name])

@@ -57,8 +57,8 @@ def summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> s
     return "\n\n".join(
         [
             "# What the fusions reach on public tables",
-            "Written by the command below, from its own run; nothing here was typed in but what "
-            "is marked as published.",
+            "Written by the command below, from its own run; typed in are the caveats, what the "
+            "inputs are, and what is marked as published.",
             *(f"**Caveat.** {caveat}" for caveat in caveats),
             "Harrell's C-index of pooled out-of-fold risks, and in brackets its lead on the best "
             "baseline of the cohort, with the 95 % interval of the paired bootstrap over patients. "

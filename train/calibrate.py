@@ -17,6 +17,16 @@ LEAST_SLOPE, MOST_SLOPE = 0.05, 10.0
 AT_RISK_AT_TAU = 0.1
 
 
+def risk_scale(risk: Array) -> tuple[float, float]:
+    """Return mean and standard deviation of training risks (n,), by which risks are z-scored.
+
+    Where all are one, it is the mean and the deviation 1: rounding would leave 1e-16 of it.
+    """
+    if np.ptp(risk) == 0:
+        return float(risk[0]), 1.0
+    return float(risk.mean()), float(risk.std())
+
+
 def fit_mapping(
     kind: MappingKind,
     *,

@@ -100,7 +100,7 @@ def read_cohort(
         )
     check_outcomes(cases, str(config.root))
     _check_unit(cases, config, interface, warn=warn)
-    return with_strata(cases)
+    return cases
 
 
 def with_strata(cases: Sequence[LabelledCase]) -> list[LabelledCase]:

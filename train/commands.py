@@ -20,7 +20,7 @@ from model.progress import progress_lines
 from train import ranks
 from train.benchmark import run_benchmark
 from train.calibrate import check_calibration
-from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort
+from train.cohort import LabelledCase, check_outcomes, outcomes, read_cohort, with_strata
 from train.config import (
     INTERFACES,
     CohortConfig,
@@ -37,7 +37,7 @@ from train.crossval import (
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags, make_fold
+from train.dataset import Bags, make_fold, start_member
 from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
@@ -65,7 +65,7 @@ def _read_run(
     config = read_config(path, overrides)
     interface = read_interface(config.cohort.interface, [INTERFACES])
     cases = read_cohort(config.cohort, interface, warn=warn)
-    return config, interface, leave_out_empty(cases, config, warn=warn)
+    return config, interface, with_strata(leave_out_empty(cases, config, warn=warn))
 
 
 def simulate(directory: Path, overrides: Sequence[str]) -> None:
@@ -79,6 +79,8 @@ def simulate(directory: Path, overrides: Sequence[str]) -> None:
 def embed(path: Path, overrides: Sequence[str]) -> None:
     """Embed the slides of a config's cohort."""
     config, _, cases = _read_run(path, overrides)
+    if "slide" not in config.fusion.read().modalities:
+        say(f"{path}: nothing to embed, as {config.fusion.name} uses no slides here")
     with ranks.process_group():
         make_bags(config, cases, warn=_once(), progress=progress_lines("cases embedded", say))
 
@@ -91,7 +93,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
     warn_once = _once()
-    _check(config, cases, warn=warn_once)
+    _check(config, interface, cases, warn=warn_once)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
     with ranks.process_group():
@@ -129,24 +131,28 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
 
-def _check(config: TrainConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:
+def _check(
+    config: TrainConfig, interface: Interface, cases: Sequence[LabelledCase], *, warn: Warn
+) -> None:
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
-        ConfigError: The device is not there, a case lacks what it needs, folds, gene panel or gene
-            sets do not fit, Cox's loss would compare nobody or a fold has too few event times for
-            the bins of the other, no time mapping can be fitted, or the output folder cannot be
-            written.
+        ConfigError: The device is not there, a case or a fold lacks what it needs, folds, gene
+            panel, gene sets or the fusion's settings do not fit, a text encoder is absent, Cox's
+            loss would compare nobody or a fold has too few event times for the bins of the other,
+            no time mapping can be fitted, or the output folder cannot be written.
     """
     ranks.device(config.device)
-    check_folds(cases, config, warn=warn)
     check_presence(cases, config, warn=warn)
+    check_folds(cases, config, warn=warn)
     outcome = outcomes(cases)
     check_calibration(event=outcome.event, time=outcome.time)
     if config.fit.loss == "cox":
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in config.fusion.read().modalities:
         check_genes(config.rna, cases, warn=warn)
+    bags = Bags(config.cohort.bag_dir, config.encoder.spec(), config.patches)
+    start_member(cases, bags, config, interface.clinical)
     make_folder(config.output)
 
 
@@ -226,6 +232,7 @@ def benchmark(path: Path, overrides: Sequence[str]) -> None:
 
 def import_(checkpoint: Path, output: Path, *, trust_pickle: bool) -> None:
     """Turn a trained model of the public second-place repository into a bundle."""
+    make_folder(output)
     path = import_checkpoint(checkpoint, trust_pickle=trust_pickle, warn=warn, output=output)
     say(f"wrote {path}")
 

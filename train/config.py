@@ -24,12 +24,14 @@ FitPrecision = Literal["float32", "bfloat16"]
 """Without float16, in which gradients vanish."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a config."""
+
     # TOML knows inf and nan, and no setting means anything there.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class CohortConfig(_Part):
+class CohortConfig(Part):
     """Where the cases lie.
 
     Attributes:
@@ -56,7 +58,7 @@ class CohortConfig(_Part):
         return self.bags if self.bags is not None else beside / "bags"
 
 
-class EncoderConfig(_Part):
+class EncoderConfig(Part):
     """Which encoder, the folders that may hold its weights, and the precision it runs in.
 
     Bags and bundle record the precision; bfloat16 is twice as fast where a processor has it.
@@ -78,7 +80,7 @@ class EncoderConfig(_Part):
         return ENCODERS[self.id].model_copy(update={"precision": self.precision})
 
 
-class EmbedConfig(_Part):
+class EmbedConfig(Part):
     """Who makes the bags: so many processes of this machine, or a Ray cluster at an address.
 
     Without a number it is this process alone, or as many as the cluster has room for.
@@ -88,7 +90,7 @@ class EmbedConfig(_Part):
     ray: str | None = None
 
 
-class RnaConfig(_Part):
+class RnaConfig(Part):
     """Which genes are used, and how.
 
     Attributes:
@@ -106,7 +108,7 @@ class RnaConfig(_Part):
     max_missing: float = Field(default=0.01, ge=0, lt=1)
 
 
-class ClinicalTextConfig(_Part):
+class ClinicalTextConfig(Part):
     """What reads the sentences on the clinical record, for the fusions that are told in words.
 
     Attributes:
@@ -118,7 +120,7 @@ class ClinicalTextConfig(_Part):
     weights: Path | None = None
 
 
-class FusionChoice(_Part):
+class FusionChoice(Part):
     """A name of the registry and its settings."""
 
     name: str = "pairwise"
@@ -137,7 +139,7 @@ class FusionChoice(_Part):
         return read_settings(self.name, self.settings)
 
 
-class FitConfig(_Part):
+class FitConfig(Part):
     """The optimiser and what a step sees.
 
     Attributes:
@@ -173,7 +175,13 @@ class FitConfig(_Part):
         return 1 if self.loss == "cox" else self.bins
 
 
-class FoldsConfig(_Part):
+class ChosenEpochsConfig(FitConfig):
+    """A fit whose number of epochs inner folds choose."""
+
+    inner_folds: int = Field(default=4, ge=2)
+
+
+class FoldsConfig(Part):
     """The outer folds; a patient is never in two.
 
     Attributes:
@@ -196,7 +204,7 @@ class FoldsConfig(_Part):
         return self
 
 
-class TrainConfig(_Part):
+class TrainConfig(Part):
     """A whole run.
 
     `members` says what the bundle holds: the folds' models, or one refitted on all cases.

@@ -1,7 +1,7 @@
 """Folds → out-of-fold risks → calibration → bundle."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from model.interface import Interface
 from model.member import Member, MemberManifest, load_member
 from model.progress import Say
 from train import ranks
-from train.calibrate import fit_mapping
+from train.calibrate import fit_mapping, risk_scale
 from train.cohort import LabelledCase, clinical_records, outcomes
-from train.config import FitConfig, TrainConfig
+from train.config import TrainConfig
 from train.dataset import Bags, CohortBags, make_fold, start_member
-from train.folds import hold_out, outer_folds, stratified_folds
+from train.folds import hold_out, inner_folds, outer_folds
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.losses import fit_bins
+from train.presence import has_modality
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -90,14 +91,25 @@ def check_folds(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: War
     """Cut the outer and inner folds of a run, and fit the time bins of each fit where it has some.
 
     Raises:
-        ConfigError: The cohort cannot be cut so, or a fold has too few event times for the bins.
+        ConfigError: The cohort cannot be cut so, nobody has a modality whom a fold trains on, or a
+            fold has too few event times for the bins.
     """
+    known = {
+        name: {case.case_id for case in cases if has_modality(case.case, name, config)}
+        for name in config.fusion.read().modalities
+    }
     for repeat in range(config.folds.repeats):
         seed = [config.seed, repeat]
         for fold, test in enumerate(outer_folds(cases, config.folds, seed=seed, warn=warn)):
             train, _ = hold_out(cases, test)
-            inner = _inner_folds(train, config.fit, (config.seed, repeat, fold))
+            inner = inner_folds(train, config.fit.inner_folds, seed=(*seed, fold))
             for fitted in (train, *(rest for rest, _ in inner)):
+                for name, ids in known.items():
+                    if ids.isdisjoint(case.case_id for case in fitted):
+                        raise ConfigError(
+                            f"{config.cohort.root}: expected {name} of somebody in each training "
+                            f"fold, found {len(ids)} of {len(cases)} cases with it, none in one"
+                        )
                 if config.fit.loss == "nll":
                     outcome = outcomes(fitted)
                     event, time = map(torch.from_numpy, (outcome.event, outcome.time))
@@ -222,8 +234,8 @@ def _fit_member(
     fold = make_fold(member, cases, run.bags, warn=run.warn)
     log = train_fusion(member.fusion, fold, Plan(run.config.fit, epochs, seed, checkpoint))
     own = predict_risks(member.fusion, fold, run.config.fit)
-    # A fit that collapsed to one risk still needs a scale.
-    return replace(member, risk_mean=float(own.mean()), risk_sd=float(own.std()) or 1.0), log
+    mean, sd = risk_scale(own)
+    return replace(member, risk_mean=mean, risk_sd=sd), log
 
 
 def _choose_epochs(
@@ -237,7 +249,8 @@ def _choose_epochs(
     if config.inner_folds < 2:
         return config.epochs, []
     logs = []
-    for index, (rest, held_out) in enumerate(_inner_folds(train, config, seed)):
+    inner = inner_folds(train, config.inner_folds, seed=seed)
+    for index, (rest, held_out) in enumerate(inner):
         member = _start(run, rest, (*seed, index))
         fold = make_fold(member, rest, run.bags, warn=run.warn)
         validation = make_fold(member, held_out, run.bags, warn=run.warn)
@@ -248,15 +261,6 @@ def _choose_epochs(
     mean = losses.mean(axis=0)  # (epochs, 2)
     log = [EpochLog(epoch, *pair) for epoch, pair in enumerate(mean.tolist())]
     return int(np.argmin(mean[:, 1])) + 1, log
-
-
-def _inner_folds(
-    train: Sequence[LabelledCase], config: FitConfig, seed: tuple[int, ...]
-) -> Iterator[tuple[list[LabelledCase], list[LabelledCase]]]:
-    """Yield (training, validation) cases of each inner fold; none where there are no folds."""
-    if config.inner_folds > 1:
-        for test in stratified_folds(train, config.inner_folds, seed=[*seed, config.inner_folds]):
-            yield hold_out(train, test)
 
 
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:

@@ -147,11 +147,8 @@ def start_member(
         if FUSIONS[config.fusion.name].READS_TEXT:
             encode = load_text_encoder(config.clinical_text)
             text = ClinicalText.fit(records, clinical, schema, encode)
-    uses_slides = "slide" in settings.modalities
-    if uses_slides and not any(bags.get(case.case_id) for case in cases):
-        raise ConfigError(f"{config.cohort.bag_dir}: expected bags; run `embed` first")
     dims = Dims(
-        embedding=bags.encoder.width if uses_slides else 0,
+        embedding=bags.encoder.width if "slide" in settings.modalities else 0,
         genes=len(rna.genes) if rna else 0,
         clinical=len(clinical.columns) if clinical else 0,
         outputs=config.fit.outputs,

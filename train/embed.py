@@ -16,7 +16,7 @@ from model.cohort_scorer import Result
 from model.cohort_workers import Workforce, do_all
 from model.devices import open_device
 from model.encoder import Encoder, EncoderSpec, load_encoder
-from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case
+from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case, about_folder
 from model.files import remove_parts
 from model.foreign_bags import ForeignBags
 from model.fusion.base import FusionConfig
@@ -70,9 +70,11 @@ def embed_cohort(
     A case that fails does not stop the others.
 
     Raises:
-        ConfigError: Cases failed, or the folder holds bags of another encoder or patch spec.
+        ConfigError: Cases failed, or the folder cannot be written or holds bags of another encoder
+            or patch spec.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with about_folder(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     for index, case in enumerate(cases):
         try:
@@ -150,7 +152,8 @@ def embed_in_parallel(
     Raises:
         ConfigError: Cases failed, or the workers cannot load the encoder.
     """
-    embedder.directory.mkdir(parents=True, exist_ok=True)
+    with about_folder(embedder.directory):
+        embedder.directory.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     results = do_all(cases, lambda case: case, embedder, workforce)
     for index, (case, result) in enumerate(results):

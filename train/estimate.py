@@ -113,7 +113,6 @@ def estimate(
     outcome: Outcome,
     *,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> Estimate | Unavailable:
     """Return a metric's value and bootstrap interval; no interval for resamples = 0.
 
@@ -122,11 +121,10 @@ def estimate(
         prediction: (n,) or (n, K), one row per patient, as the metric wants it.
         outcome: The same n patients.
         resamples: Patients are drawn that often, with replacement, events and censored apart.
-        seed: Of the resampling.
     """
     _need_one_each(prediction, outcome)
     return _with_interval(
-        lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples, seed
+        lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples
     )
 
 
@@ -146,7 +144,7 @@ def difference(
         drawn = outcome.take(rows)
         return metric(first[rows], drawn) - metric(second[rows], drawn)
 
-    return _with_interval(gap, outcome, resamples, seed=0)
+    return _with_interval(gap, outcome, resamples)
 
 
 def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]:
@@ -165,14 +163,14 @@ def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]
 
 
 def _with_interval(
-    value_of: Callable[[Index], float], outcome: Outcome, resamples: int, seed: int
+    value_of: Callable[[Index], float], outcome: Outcome, resamples: int
 ) -> Estimate | Unavailable:
     try:
         value = value_of(np.arange(len(outcome)))
     except NotComputableError as error:
         return Unavailable(str(error))
     values = []
-    for rows in bootstrap(outcome, resamples=resamples, seed=seed):
+    for rows in bootstrap(outcome, resamples=resamples, seed=0):
         try:
             values.append(value_of(rows))
         except NotComputableError:

@@ -182,18 +182,17 @@ def _forecast_questions(
     grid = _grid(outcome, tau)
     brier = _on(grid, partial(integrated_brier, train=outcome, times=grid))
     restricted = partial(time_error_restricted, train=outcome, tau=tau)
+    errors: list[tuple[str, str, Metric]] = [
+        ("restricted", f" of min(time, {tau:.4g}), weighted for censoring", restricted),
+        ("hinge", ", censored times as lower bounds", time_error_hinge),
+        ("events", " on events alone (rewards early answers)", time_error_events),
+    ]
 
     def curves() -> Array:
         return told().survival(grid)
 
     def alike_curves() -> Array:
         return told().alike_survival(grid)
-
-    def times() -> Array:
-        return told().time
-
-    def alike_times() -> Array:
-        return told().alike_time()
 
     def groups(n_groups: int) -> Index:
         return told().groups(n_groups)
@@ -221,29 +220,16 @@ def _forecast_questions(
             d_calibration,
             lambda: told().survival_at(outcome.time),
         ),
-        _Question(
-            "error_restricted",
-            f"Error of min(time, {tau:.4g}), weighted for censoring, {unit}",
-            "lower",
-            restricted,
-            times,
-            alike_times,
-        ),
-        _Question(
-            "error_hinge",
-            f"Error, censored times as lower bounds, {unit}",
-            "lower",
-            time_error_hinge,
-            times,
-            alike_times,
-        ),
-        _Question(
-            "error_events",
-            f"Error on events alone (rewards early answers), {unit}",
-            "lower",
-            time_error_events,
-            times,
-            alike_times,
+        *(
+            _Question(
+                f"error_{name}",
+                f"Error{title}, {unit}",
+                "lower",
+                metric,
+                lambda: told().time,
+                lambda: told().alike_time(),
+            )
+            for name, title, metric in errors
         ),
         *(
             _Question(

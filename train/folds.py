@@ -1,6 +1,6 @@
 """Outer and inner folds: disjoint, and no patient sits in two."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,15 @@ def stratified_folds(
         _sorted(index for indices in order[fold::count] for index in indices)
         for fold in range(count)
     ]
+
+
+def inner_folds(
+    cases: Sequence[LabelledCase], count: int, *, seed: Sequence[int] = ()
+) -> Iterator[tuple[list[LabelledCase], list[LabelledCase]]]:
+    """Yield (training, validation) cases of each inner fold; none where `count` is below 2."""
+    if count > 1:
+        for test in stratified_folds(cases, count, seed=[*seed, count]):
+            yield hold_out(cases, test)
 
 
 def centre_folds(cases: Sequence[LabelledCase]) -> list[IntArray]:

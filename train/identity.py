@@ -28,10 +28,16 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         identity: From `run_identity`.
 
     Raises:
-        ConfigError: The folder belongs to a run with another config or on other data.
+        ConfigError: The folder belongs to a run with another config or on other data, or to one
+            that cannot be told.
     """
     path = folder / "run.json"
     if not path.is_file():
+        if any((folder / "folds").glob("*")):
+            raise ConfigError(
+                f"{folder}: expected an empty folder or this run's own, "
+                f"found folds without {path.name}"
+            )
         (folder / "folds").mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(identity, indent=2).encode())
         return
@@ -57,8 +63,8 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     bags = [bag_path(config.cohort.bag_dir, case.case_id) for case in cases]
     return {
         "program": _program_sha256(),
-        # Who made the bags is no matter of the run: a killed one may go on with other workers.
-        "config": config.model_dump(mode="json", exclude={"embed"}),
+        # Who computes is no matter of the run: a killed one may go on with other workers, or a CPU.
+        "config": config.model_dump(mode="json", exclude={"embed", "device"}),
         "cases": _sha256([(c.case_id, c.event, c.time, c.centre, c.patient_id) for c in cases]),
         "RNA": _records_sha256([case.case.rna for case in cases]),
         "clinical records": _records_sha256([case.case.clinical for case in cases]),

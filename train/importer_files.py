@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from joblib.numpy_pickle import NumpyUnpickler  # type: ignore[import-untyped]
 
+from model import weights
 from model.case import Record
 from model.clinical import CategoryColumn, ClinicalSpec, NumberColumn
 from model.errors import BundleError, ConfigError, Warn
@@ -22,7 +23,6 @@ from model.interface import ClinicalSchema
 from model.json_files import read_json
 from model.rna import RnaSpec
 from model.survival import TimeMapping
-from model.weights import UNREADABLE
 
 CHECKPOINT, GENES = "s_0_checkpoint.pt", "gene_order.json"
 CLINICAL, CURVE = "clinical_preprocessor.pkl", "km_curve.pkl"
@@ -36,7 +36,7 @@ Tensors = dict[str, torch.Tensor]
 FloatArray = npt.NDArray[np.float64]
 
 # A pickle can call anything, and that can raise more.
-_UNREADABLE = (*UNREADABLE, ImportError, AttributeError, TypeError)
+_UNREADABLE = (*weights.UNREADABLE, ImportError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,12 @@ def read_tensors(path: Path) -> Tensors:
     """Read a state dict; of this file nothing but tensors is unpickled.
 
     Raises:
-        ConfigError: It is absent or holds anything else.
+        ConfigError: It is absent.
+        BundleError: It holds anything else.
     """
-    expected = f"{path}: expected a state dict of tensors, found"
     if not path.is_file():
-        raise ConfigError(f"{expected} no file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise ConfigError(f"{expected} what cannot be read ({type(error).__name__})") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in content.values()
-    ):
-        raise ConfigError(f"{expected} a {type(content).__name__} of other things")
+        raise ConfigError(f"{path}: expected a file of tensors, found no file")
+    content = weights.read_tensors(path)
     # A model that was trained on several GPUs has one more word in its names.
     return {name.replace(".module.", "."): tensor.float() for name, tensor in content.items()}
 

@@ -15,10 +15,11 @@ def file_name(label: str) -> str:
 
 
 def read_kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what an earlier run has kept, or None where there is nothing or of another origin."""
-    if not path.is_file():
+    """Return what an earlier run has kept; None where nothing is of use, or of another origin."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # absent, or damaged
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
     return content if content["origin"] == origin else None
 
 

@@ -20,7 +20,9 @@ def leave_out_empty(
         ConfigError: Too few are left.
     """
     modalities = config.fusion.read().modalities
-    kept = [case for case in cases if any(_has(case.case, name, config) for name in modalities)]
+    kept = [
+        case for case in cases if any(has_modality(case.case, name, config) for name in modalities)
+    ]
     if len(kept) < len(cases):
         ids = {case.case_id for case in kept}
         lacking = [case.case_id for case in cases if case.case_id not in ids]
@@ -45,7 +47,7 @@ def check_presence(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: 
     """
     settings = config.fusion.read()
     for name in settings.modalities:
-        lacking = [case.case_id for case in cases if not _has(case.case, name, config)]
+        lacking = [case.case_id for case in cases if not has_modality(case.case, name, config)]
         if lacking and name not in settings.optional:
             raise ConfigError(
                 f"{config.cohort.root}: expected {name} of each case, as it is not in "
@@ -54,14 +56,14 @@ def check_presence(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: 
     if config.fit.modality_dropout > 0 or len(settings.modalities) == 1:
         return
     for name in settings.optional:
-        if all(_has(case.case, name, config) for case in cases):
+        if all(has_modality(case.case, name, config) for case in cases):
             warn(
                 f"fusion.settings.optional: every case has {name} and fit.modality_dropout is 0, "
                 f"so that nothing is learned of cases without it; their risks will be arbitrary"
             )
 
 
-def _has(case: Case, modality: str, config: TrainConfig) -> bool:
+def has_modality(case: Case, modality: str, config: TrainConfig) -> bool:
     """Return whether a case has a modality; a slide may be a file, a bag or another program's."""
     if modality == "rna":
         return case.rna is not None

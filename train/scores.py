@@ -9,7 +9,7 @@ from typing import Any
 
 from model.case import Prediction
 from model.causes import group_messages
-from model.errors import CaseError, ConfigError
+from model.errors import CaseError, ConfigError, about_folder
 from model.files import write_whole
 from model.predictor import Predictor
 from model.progress import Progress
@@ -42,13 +42,9 @@ def make_folder(folder: Path) -> None:
     Raises:
         ConfigError: They cannot.
     """
-    try:
+    with about_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: expected a folder to write in, found: {error.strerror}"
-        ) from error
 
 
 def score_cases(

@@ -211,7 +211,7 @@ def _write_case(
 
 def _outcomes(latents: Latents) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int_]]:
     """Return events (n,) and whole months (n,) as CHIMERA has them; the study ends some day."""
-    months = np.maximum(np.ceil(STRETCH * latents.time), 1).astype(int)
+    months = np.clip(np.ceil(STRETCH * latents.time), 1, LAST_MONTH + 1).astype(int)
     return latents.event & (months <= LAST_MONTH), np.minimum(months, LAST_MONTH)
 
 

@@ -11,10 +11,11 @@ from model.batch import CaseInputs, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.fusion import Fusion, build_fusion, read_settings
-from train.baselines import Risks, inner_folds
+from train.baselines import Risks
 from train.cohort import clinical_records
 from train.config import ClinicalTextConfig, FitConfig
 from train.dataset import Fold, tensor_fold
+from train.folds import inner_folds
 from train.gene_sets import GeneSets
 from train.loop import EpochLog, Plan, predict_risks, train_fusion
 from train.tables import SCHEMA, Table, fit_histology, histology_bag

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from model.case import Record
 from model.clinical import ClinicalSpec
-from model.errors import about_case
+from model.errors import ConfigError, about_case
 from model.interface import ClinicalSchema
 from model.rna import RnaSpec, Scale
 from train.cohort import LabelledCase, clinical_records, rna_records
@@ -120,6 +120,8 @@ class MeanEmbedding:
     def fit(self, cases: Cases) -> Columns:
         """Fit the averages' means and standard deviations on the training cases with slides."""
         known = [mean for mean in map(self._mean, cases) if mean is not None]
+        if not known:
+            raise ConfigError("histology: expected a slide of some training case, found none")
         centre, sd = np.mean(known, axis=0), np.std(known, axis=0)
         sd[sd == 0] = 1.0
 

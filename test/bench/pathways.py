@@ -4,7 +4,7 @@ Printed for 1, 8 and 32 cases: milliseconds of a training step each (forward, ba
 least of nine taken in turns, and their ratio. Both have as many parameters and compute the same,
 which test_layers_tokens.py tests.
 
-Run as `python test/bench/pathways.py`; half a minute on two cores.
+Run as `PYTHONPATH=. python test/bench/pathways.py`; half a minute on two cores.
 """
 
 import time

@@ -1,7 +1,7 @@
 """What is around each peer's reading: a slide and a plan come in, patches and CPU seconds go out.
 
-The scripts of this folder run in whichever Python has the peer, so that they need nothing of ours:
-`PYTHON read_with_X.py SLIDE PLAN`, where the plan is JSON. `test/bench/peers.py` calls them.
+The scripts of this folder run in whichever Python has the peer, so that they need nothing of
+ours: `PYTHON read_with_X.py SLIDE PLAN`, where the plan is JSON. `against_peers.py` calls them.
 """
 
 import json
