@@ -6,7 +6,7 @@ train the same model at the paper's widths; theirs once with the layers as they 
 and once with ours, which draw dropout faster and pool in pieces. Printed: seconds of an epoch each,
 and the peak memory of ours with few and with many cases.
 
-Run as `PYTHONPATH=. python test/bench/training.py [CASES]`; 176 cases take ten minutes on two cores.
+Run as `PYTHONPATH=. python test/bench/training.py [CASES]`; 176 cases take ten minutes.
 """
 
 import os
