@@ -14,15 +14,7 @@ from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
 from model.encoder import Encoder, EncoderSpec
-from model.errors import (
-    CaseError,
-    ConfigError,
-    Warn,
-    about_files,
-    about_folder,
-    first_problem,
-    printable,
-)
+from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
 from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import embed_case
@@ -141,7 +133,11 @@ def write_bag(
     sources: Sequence[Identity] = (),
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write a bag, whole or not at all, with all that it was made from."""
+    """Write a bag, whole or not at all, with all that it was made from.
+
+    Raises:
+        ConfigError: Its folder cannot be written in, or is full.
+    """
     tensors = {
         "embeddings": bag.embeddings,
         "coords": bag.coords,
@@ -192,8 +188,7 @@ def update_bag(path: Path, case: Case, maker: BagMaker, *, warn: Warn) -> None:
     bag = maker.make(case, warn=said)
     if bag is not None:
         warnings = said.without_folders(files)
-        with about_folder(path.parent):
-            write_bag(path, bag, maker.encoder, maker.patches, sources=sources, warnings=warnings)
+        write_bag(path, bag, maker.encoder, maker.patches, sources=sources, warnings=warnings)
 
 
 def is_current(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.clinical import ClinicalRange
 from model.embedding_range import EmbeddingRange
 from model.encoder import ENCODERS, EncoderSpec
-from model.errors import BundleError, ConfigError, first_problem
+from model.errors import BundleError, ConfigError, about_folder, first_problem
 from model.files import whole
 from model.interface import Unit
 from model.member import Member, MemberManifest, load_member, tensors_under
@@ -74,7 +74,11 @@ class Bundle:
     embedding_range: EmbeddingRange | None = None
 
     def save(self, path: Path) -> None:
-        """Write the bundle under a temporary name, then rename it; a failure leaves no file."""
+        """Write the bundle under a temporary name, then rename it; a failure leaves no file.
+
+        Raises:
+            ConfigError: As `write_tensors`.
+        """
         tensors = {
             f"mapping.{name}": torch.from_numpy(array)
             for name, array in self.mapping.to_arrays().items()
@@ -118,12 +122,20 @@ class Bundle:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        save_file(tensors, part, metadata=metadata)
-        # safetensors lets only the owner read, and the container runs as somebody else.
-        part.chmod(0o644)
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        ConfigError: Its folder cannot be written in, or is full.
+    """
+    with about_folder(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            try:
+                save_file(tensors, part, metadata=metadata)
+            except SafetensorError as error:  # as it calls what the system refuses
+                raise OSError(str(error)) from error
+            # safetensors lets only the owner read, and the container runs as somebody else.
+            part.chmod(0o644)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from model.bags import (
     Said,
@@ -20,7 +19,7 @@ from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
 from model.encoder import Encoder
-from model.errors import Warn
+from model.errors import ConfigError, Warn
 from model.foreign_bags import ForeignBags
 from model.predictor import Predictor
 from model.progress import Progress
@@ -67,9 +66,8 @@ class BagPredictor(Predictor):
             sources = identify_all(files)
             try:
                 write_bag(path, bag, made_by, patches, sources=sources, warnings=warnings)
-            except (OSError, SafetensorError) as error:  # the prediction needs no file of it
-                reason = getattr(error, "strerror", None) or error
-                warn(f"{path}: the bag is not kept, as it cannot be written: {reason}")
+            except ConfigError as error:  # the prediction needs no file of it
+                warn(f"the bag is not kept: {error}")
         return bag
 
     def stored(self, case: Case, *, warn: Warn) -> Bag | None:

@@ -20,7 +20,7 @@ from model.bundle import Bundle, Manifest, read_manifest
 from model.case import Case, Record
 from model.clinical import ClinicalRange, NumberRange
 from model.encoder import ENCODERS
-from model.errors import BundleError
+from model.errors import BundleError, ConfigError
 from model.fusion import Fusion, FusionConfig, build_fusion
 from model.member import Member
 from model.patches import PatchSpec
@@ -171,7 +171,7 @@ def test_a_failed_save_leaves_what_was_there(
         raise OSError("No space left on device")
 
     monkeypatch.setattr("model.bundle.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match="expected a folder to write in, found No space left"):
         make_bundle("pairwise").save(path)
     assert list(tmp_path.iterdir()) == [path]
     assert read_manifest(path).fusion == "concat"

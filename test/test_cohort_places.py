@@ -109,7 +109,7 @@ def test_a_bag_that_cannot_be_written_costs_a_warning(
     (row,) = read_predictions(cohort.output)
     reason = str(error).partition("] ")[2] or str(error)
     assert (
-        f"{bags}/C0.safetensors: the bag is not kept, as it cannot be written: {reason}"
+        f"the bag is not kept: {bags}: expected a folder to write in, found {reason}"
         in (row["warnings"])
     )
     assert float(row["time"]) > 0

@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_one_line(
         make_bags(cases, tmp_path / "file" / "bags")
 
     full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    monkeypatch.setattr("model.bags.write_tensors", full)
+    monkeypatch.setattr("model.bundle.save_file", full)
     with pytest.raises(ConfigError, match=r"bags: expected a folder to write in, found No space"):
         make_bags(cases, tmp_path / "bags")
 
