@@ -148,7 +148,7 @@ class RunLog:
         if not path.is_file():
             return ["unknown run"] if self._file.tell() else []
         try:
-            theirs = json.loads(path.read_bytes())["identity"]
+            theirs = dict(json.loads(path.read_bytes())["identity"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{path}: expected what a run writes, found damage") from error
         return [name for name, value in identity.items() if theirs.get(name) != value]

@@ -152,7 +152,7 @@ class _Crew(Generic[Item]):
         while self._todo and self._held:
             number = min(self._held, key=self._held.__getitem__)
             most = MOST_HELD if len(self._todo) > self._workforce.count else 1
-            if self._held[number] == most:
+            if self._held[number] >= most:
                 return
             row, worker = self._todo.popleft(), self._workers[number]
             self._held[number] += 1

@@ -307,3 +307,13 @@ def test_without_a_slide_the_id_is_the_folders(job: Path) -> None:
     assert case.case_id == "input"
     assert case.slides == ()
     assert case.rna is not None and case.clinical is not None
+
+
+def test_a_socket_may_name_the_image_itself(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("he.tif", "mask.tif"):
+        (tmp_path / "images" / name).touch()
+    items = [socket_item(SLIDE, "images/he.tif"), socket_item(MASK, "images/mask.tif")]
+    write_inputs(tmp_path, items)
+    (found,) = read_case(tmp_path, CHIMERA, warn=no_warning).slides
+    assert (found.path, found.mask) == (tmp_path / "images/he.tif", tmp_path / "images/mask.tif")

@@ -14,6 +14,7 @@ from model.errors import ConfigError
 from model.interface import Interface, read_interface
 from train.cohort import LabelledCase, outcomes, read_cohort, with_strata
 from train.config import CohortConfig
+from train.labels import to_event
 
 LEOPARD = read_interface("leopard", [PRESETS])
 TIME_KEYS = ("Time_to_prog_or_FUend", "time_to_HG_recur_or_FUend")
@@ -254,3 +255,47 @@ def test_bags_lie_beside_the_data(tmp_path: Path) -> None:
     assert CohortConfig(root=tmp_path).bag_dir == tmp_path / "bags"
     assert CohortConfig(root=tmp_path / "m.csv").bag_dir == tmp_path / "bags"
     assert CohortConfig(root=tmp_path, bags=Path("elsewhere")).bag_dir == Path("elsewhere")
+
+
+def test_blanks_around_an_event_code() -> None:
+    assert to_event(" 1\n", "") is True
+
+
+def test_a_trailing_underscore_alone_is_no_duplicate(tmp_path: Path) -> None:
+    write_download(tmp_path)
+    write_case(tmp_path, "3B_417_", 1, 17, key=TIME_KEYS[0])
+    cases = read_cohort(CohortConfig(root=tmp_path), CHIMERA, warn=no_warning)
+    assert cases[-1].case_id == "3B_417_" and cases[-1].patient_id == "3B_417"
+    assert len(cases) == 11
+
+
+def test_a_centre_that_is_not_known_is_none(tmp_path: Path) -> None:
+    rows = [row | {"centre": ("X", "NA", "", "n/a")[i % 4]} for i, row in enumerate(rows_of())]
+    assert [c.centre for c in read(write_manifest(tmp_path / "m.csv", rows))][:4] == [
+        "X",
+        "",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("table", ["rna_table", "clinical_table"])
+def test_each_table_belongs_to_a_manifest(tmp_path: Path, table: str) -> None:
+    with pytest.raises(ConfigError, match="expected a manifest beside rna_table or clinical_table"):
+        read(write_download(tmp_path), **{table: tmp_path / "t.csv"})
+
+
+def test_times_of_a_download_become_the_tasks_unit(tmp_path: Path) -> None:
+    cases = read(write_download(tmp_path), time_unit="years")
+    assert [case.time for case in cases] == [12.0 * (10 + i) for i in range(10)]
+
+
+@pytest.mark.parametrize(("last", "told"), [(17.9, True), (18.0, False)])
+def test_a_follow_up_of_less_than_18_months_is_asked_about(
+    tmp_path: Path, last: float, told: bool
+) -> None:
+    rows = [row | {"time": last} for row in rows_of()]
+    warnings: list[str] = []
+    root = write_manifest(tmp_path / "m.csv", rows)
+    read_cohort(CohortConfig(root=root), CHIMERA, warn=warnings.append)
+    assert bool(warnings) == told

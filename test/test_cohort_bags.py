@@ -1,14 +1,16 @@
 """Cohorts with bags in a folder: reused, written, or made by another program."""
 
 import errno
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cohorts import INLINE, read_predictions, score, scorer
+from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
 from foreign_slides import trident_attributes, write_h5
 from mean_colour import write_tissue
 from small_bundles import PATCHES, build_bundle
@@ -296,3 +298,14 @@ def test_a_dry_run_looks_at_slides_and_encodes_none(
     assert (counts.done, counts.failed) == (3, 2)
     assert [line.split(":")[0] for line in said[1:]] == ["case C0", "case C2"]
     assert not cohort.output.exists()
+
+
+def test_a_run_clears_away_what_a_killed_one_left_of_a_bag(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle.safetensors")
+    cohort = Cohort(write_records(tmp_path / "data", 2), tmp_path / "out")
+    part = tmp_path / "bags" / "C000.safetensors.0a1b2c3d.part"
+    part.parent.mkdir()
+    part.touch()
+    os.utime(part, (time.time() - 90_000,) * 2)
+    score(cohort, scorer(bundle, embeddings=tmp_path / "bags"))
+    assert not part.exists()

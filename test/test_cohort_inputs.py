@@ -3,13 +3,16 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
 from job_files import CHIMERA, CLINICAL, PATHS, RNA, SLIDE, write_inputs
 from jobs import record_contents, write_job
+from small_bundles import PANEL, build_bundle
 
+from model.bundle import Bundle
 from model.case import SlideFile
 from model.cohort import Cohort, score_cohort
 from model.errors import ConfigError
@@ -218,3 +221,28 @@ def test_a_suffix_of_the_download_may_be_in_upper_case(tmp_path: Path) -> None:
     (row,) = list_cases(tmp_path, CHIMERA)
     assert row.slides == (SlideFile(folder / "3A_001_HE.TIF", folder / "3A_001_HE_mask.Tif"),)
     assert (row.rna, row.clinical) == (folder / "3A_001_RNA.JSON", folder / "3A_001_CD.json")
+
+
+def test_a_table_gives_the_genes_of_every_member(tmp_path: Path) -> None:
+    """Panels are chosen in each fold, so that members differ in theirs."""
+    whole = build_bundle(modalities=("rna", "clinical"), optional=("rna",))
+    one, two = whole.members
+    assert one.rna and two.rna
+    renamed = {gene: f"X{index}" for index, gene in enumerate(two.rna.genes)}
+    other = replace(two, rna=replace(two.rna, genes=tuple(renamed.values())))
+    members = (one, other)
+    manifest = whole.manifest.model_copy(update={"members": tuple(m.manifest() for m in members)})
+    Bundle(manifest, members, whole.mapping).save(tmp_path / "bundle.safetensors")
+    records = {f"C{index:03}": record_contents(seed=index) for index in range(3)}
+    (tmp_path / "m.csv").write_text(
+        "case_id,clinical\n" + "".join(f"{i},{i}.json\n" for i in records)
+    )
+    lines = [",".join(["case_id", *PANEL, *(renamed[g] for g in PANEL)])]
+    for case_id, record in records.items():
+        (tmp_path / f"{case_id}.json").write_text(json.dumps(record[CLINICAL]))
+        values = [str(record[RNA][gene]) for gene in PANEL]
+        lines.append(",".join([case_id, *values, *values]))
+    (tmp_path / "rna.csv").write_text("\n".join(lines))
+    cohort = Cohort(tmp_path / "m.csv", tmp_path / "out", rna_table=tmp_path / "rna.csv")
+    assert score(cohort, scorer(tmp_path / "bundle.safetensors")).failed == 0
+    assert [row["modalities"] for row in read_predictions(cohort.output)] == ["rna, clinical"] * 3

@@ -14,6 +14,7 @@ import pytest
 from made_up_cohort import make_results, make_run
 from small_bundles import build_bundle
 
+from model import cohort_figures
 from model.bundle import Bundle
 from model.causes import cause_of, group_messages
 from model.clinical import ClinicalRange, NumberRange
@@ -282,3 +283,57 @@ def test_a_run_without_a_prediction(tmp_path: Path, bundle: Bundle) -> None:
     assert Page(text).of("h1") == ["0 of 3 cases have a prediction; 3 failed"]
     assert "<svg" not in text
     assert "worker</li>" not in text and "</strong> worker on cpu" in text
+
+
+def test_the_cells_of_a_row_are_the_cases(tmp_path: Path) -> None:
+    whole = build_bundle()
+    results = make_results(whole, 30)
+    page = write_cohort_report(tmp_path, results, make_run(), whole)
+    rows = rows_of(page.read_text(encoding="utf-8"))
+    for row, result in zip(rows, results, strict=True):
+        if not result.error:
+            assert row[3] == pytest.approx(result.risk, abs=5e-4)
+            assert row[4] == pytest.approx(result.risk_percentile, abs=0.5)
+
+
+def test_the_bundles_notice_is_no_warning_of_a_case(tmp_path: Path) -> None:
+    whole = build_bundle()
+    risk = float(np.median(whole.mapping.risks))
+    results = [r.model_copy(update={"risk": risk}) for r in make_results(whole, 3)]
+    text = write_cohort_report(tmp_path, results, make_run(), whole).read_text(encoding="utf-8")
+    assert "<strong>0</strong> with warnings" in text
+
+
+def test_the_largest_training_risk_is_not_beyond_training(tmp_path: Path) -> None:
+    whole = build_bundle()
+    ends = [float(r) for r in whole.mapping.risks[[0, -1]]]
+    results = [
+        r.model_copy(update={"risk": e}) for r, e in zip(make_results(whole, 2), ends, strict=True)
+    ]
+    text = write_cohort_report(tmp_path, results, make_run(), whole).read_text(encoding="utf-8")
+    assert "that of every training patient" not in text
+
+
+def test_figures_show_shares_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    drawn = []
+    monkeypatch.setattr(cohort_figures, "to_svg", lambda figure: drawn.append(figure) or "")
+    mapping = build_bundle().mapping
+    low, high = np.quantile(mapping.risks, [0.1, 0.3])
+    groups = {"low": np.array([low, high]), "middle": np.array([]), "high": np.array([])}
+    cohort_figures.curves_figure(groups, mapping, "months")
+    curve, training = drawn[0].axes[0].lines
+    expected = mapping.survival([low, high], curve.get_xdata()).mean(axis=0)
+    np.testing.assert_allclose(curve.get_ydata(), expected)
+    assert training.get_drawstyle() == "steps-post"
+    cohort_figures.percentiles_figure(np.array([5.0, 15.0, 15.0, 95.0]))
+    (bars,) = drawn[1].axes[0].patches
+    np.testing.assert_allclose(bars.get_data().values, [0.25, 0.5, *[0] * 7, 0.25])
+
+
+def test_the_page_says_how_long_the_run_took(tmp_path: Path) -> None:
+    whole = build_bundle()
+    text = write_cohort_report(tmp_path, make_results(whole, 3), make_run(), whole).read_text(
+        encoding="utf-8"
+    )
+    assert "last session 1.50 h" in text

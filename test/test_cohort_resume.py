@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cohorts import (
     INLINE,
+    InlineWorker,
     read_predictions,
     score,
     scorer,
@@ -20,11 +21,18 @@ from cohorts import (
     write_bundle,
     write_records,
 )
+from job_files import CHIMERA, CLINICAL, RNA
+from test_cohort_inputs import write_wide
+from test_cohort_report import rows_of
 
+from model.case import SlideFile
 from model.cohort import Cohort, Counts
 from model.cohort_log import RunLog
-from model.cohort_scorer import Result
+from model.cohort_scorer import CaseTask, Result, Scorer
+from model.cohort_state import state_of_files
+from model.cohort_workers import Workforce
 from model.errors import BundleError, ConfigError
+from model.manifest import Row
 from model.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("quick_page")
@@ -266,3 +274,100 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     counts = first_counts(cohort, bundle)
     assert (0 < counts.kept < CASES) == (most_bytes < 10_000)
     assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES
+
+
+def test_a_case_that_its_worker_died_of_is_tried_again_by_the_next_run(
+    cohort: Cohort, bundle: Path
+) -> None:
+    class Fragile(InlineWorker):
+        deaths = (MemoryError,)
+
+    class Deadly(Scorer):
+        def do(self, task: CaseTask) -> Result:
+            if task.row.case_id == "C002":
+                raise MemoryError
+            return super().do(task)
+
+    fragile = Workforce(1, 1, "cpu", start=lambda number: Fragile())
+    assert score(cohort, Deadly(**vars(scorer(bundle))), fragile).failed == 1
+    assert score(cohort, scorer(bundle)).failed == 0
+
+
+def test_results_of_another_table_or_interface_are_refused(tmp_path: Path, bundle: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case_id\n" + "".join(f"C{index:03}\n" for index in range(4)))
+    rna, clinical = (write_wide(tmp_path / f"{part}.csv", part) for part in (RNA, CLINICAL))
+    cohort = Cohort(manifest, tmp_path / "out", rna_table=rna, clinical_table=clinical)
+    score(cohort, scorer(bundle))
+    schema = CHIMERA.clinical.model_copy(update={"missing": ("-1", "99")})
+    other = CHIMERA.model_copy(update={"clinical": schema})
+    with pytest.raises(ConfigError, match="found results of another interface; name another"):
+        score(cohort, scorer(bundle, interface=other))
+    rna.write_text(rna.read_text().replace("\nC003,", "\nC003 ,"))
+    with pytest.raises(ConfigError, match="found results of another RNA table; name another"):
+        score(cohort, scorer(bundle))
+
+
+def test_the_report_of_a_run_that_went_on_is_in_the_manifests_order(
+    cohort: Cohort, bundle: Path
+) -> None:
+    record = cohort.manifest.parent / "C001" / "cd.json"
+    content = record.read_text()
+    record.unlink()
+    score(cohort, scorer(bundle))
+    record.write_text(content)
+    score(cohort, scorer(bundle))
+    rows = rows_of((cohort.output / "report.html").read_text(encoding="utf-8"))
+    assert [row[0] for row in rows] == [f"C{index:03}" for index in range(CASES)]
+
+
+def test_a_case_that_cannot_be_scored_need_not_be_explained(
+    cohort: Cohort, bundle: Path, tmp_path: Path
+) -> None:
+    for folder in cohort.manifest.parent.glob("C*"):
+        (folder / "cd.json").unlink()
+    by = scorer(bundle, explain=tmp_path / "why")
+    assert score(cohort, by).failed == CASES
+    counts: list[Counts] = []
+    score(cohort, by, progress=counts.append)
+    assert counts[0].kept == CASES
+
+
+def test_any_file_of_a_case_that_changes_is_seen(tmp_path: Path) -> None:
+    names = ("s.tif", "m.tif", "rna.json", "cd.json")
+    slide, mask, rna, clinical = (tmp_path / name for name in names)
+    row = Row("C", (SlideFile(slide, mask),), rna, clinical)
+    for path in (slide, mask, rna, clinical):
+        path.write_text('{"age": 70}')
+        os.utime(path, (1, 1))
+    before = state_of_files(row)
+    for path in (slide, mask, rna, clinical):
+        path.write_text('{"age": 71}')  # of the same size
+        assert state_of_files(row) != before
+        path.write_text('{"age": 70}')
+        os.utime(path, (1, 1))
+        assert state_of_files(row) == before
+        path.unlink()
+        assert state_of_files(row) != before
+        path.write_text('{"age": 70}')
+        os.utime(path, (1, 1))
+
+
+def test_any_file_of_a_job_that_changes_is_seen(tmp_path: Path) -> None:
+    """Images lie in folders of their own."""
+    job = tmp_path / "J"
+    (job / "images" / "he").mkdir(parents=True)
+    (job / "images" / "he" / "s.tif").write_text("one")
+    before = state_of_files(Row("J", job=job))
+    (job / "images" / "he" / "s.tif").write_text("three")
+    assert state_of_files(Row("J", job=job)) != before
+
+
+def test_what_follows_a_torn_line_is_whole(cohort: Cohort, bundle: Path) -> None:
+    score(cohort, scorer(bundle))
+    path = cohort.output / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-50])
+    for expected in (CASES - 1, CASES):  # the second run reads what the first appended
+        counts: list[Counts] = []
+        score(cohort, scorer(bundle), progress=counts.append)
+        assert counts[0].kept == expected

@@ -10,17 +10,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cohorts import InlineWorker, read_predictions, score, scorer, write_bundle, write_records
+from cohorts import (
+    INLINE,
+    InlineWorker,
+    read_predictions,
+    score,
+    scorer,
+    write_bundle,
+    write_records,
+)
 from job_files import CHIMERA, no_warning
 
 import inference
 from model import __version__
 from model.bundle import Bundle
-from model.cohort import Cohort, Counts
+from model.cohort import Cohort, Counts, check_cohort
 from model.cohort_scorer import CaseTask, Result, Scorer
+from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce
 from model.errors import ConfigError
-from model.manifest import Tables, build_case, list_table
+from model.manifest import Row, Tables, build_case, list_table
 from model.predictor import Predictor
 from model.weights import sha256_of
 
@@ -319,3 +328,40 @@ def test_one_worker_is_not_workers(
     options = ("--output", tmp_path / "out", "--bundle", bundle, "--workers", count)
     assert run(tmp_path / "none.csv", "--device", "cpu", *options) == 1
     assert any(line.startswith(said) for line in capsys.readouterr().out.splitlines())
+
+
+def test_tables_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("predictions.csv", "predictions.parquet"):
+        (tmp_path / name).write_text("old")
+        os.link(tmp_path / name, tmp_path / f"kept {name}")
+    write_predictions(tmp_path, [Row("C")], {"C": Result(case_id="C")}, bundle_sha256="")
+    for name in ("predictions.csv", "predictions.parquet"):
+        assert (tmp_path / name).read_bytes() != b"old"
+        assert (tmp_path / f"kept {name}").read_text() == "old"
+
+
+def test_a_case_that_fails_keeps_what_it_was_warned_of(
+    tmp_path: Path, manifest: Path, bundle: Path
+) -> None:
+    folder = manifest.parent / "C001"
+    (folder / "rna.json").write_text('{"TP53": 1, "TP53": 2}')
+    (folder / "cd.json").unlink()
+    score(Cohort(manifest, tmp_path / "out"), scorer(bundle))
+    row = read_predictions(tmp_path / "out")[1]
+    assert "cd.json: expected a JSON file, found no file" in row["error"]
+    assert "rna.json: expected each key once, found more of TP53" in row["warnings"]
+
+
+def test_a_dry_run_leaves_explanations_alone(tmp_path: Path, manifest: Path, bundle: Path) -> None:
+    kept = tmp_path / "why" / "C001" / "explanation.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    check_cohort(
+        Cohort(manifest, tmp_path / "out"),
+        scorer(bundle, explain=tmp_path / "why"),
+        INLINE,
+        say=lambda text: None,
+        warn=no_warning,
+        progress=lambda counts: None,
+    )
+    assert kept.read_text() == "{}"

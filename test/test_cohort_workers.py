@@ -162,3 +162,28 @@ def test_each_gpu_has_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(of_one.count):
         of_one.start(number)
     assert (of_one.kind, started) == ("cuda", ["cuda:1", "cuda:1"])
+
+
+def test_workers_that_loaded_once_have_their_tries_anew(
+    tmp_path: Path, manifest: Path, bundle: Path
+) -> None:
+    loads: list[int] = []
+
+    class Fragile(InlineWorker):
+        deaths = (MemoryError,)
+
+    class Deadly(Scorer):
+        def load(self) -> str | None:
+            loads.append(1)
+            if len(loads) % 3:
+                raise MemoryError
+            return super().load()
+
+        def do(self, task: CaseTask) -> Result:
+            if task.row.case_id == "C000":
+                raise MemoryError
+            return super().do(task)
+
+    fragile = Workforce(1, 1, "cpu", start=lambda number: Fragile())
+    cohort = Cohort(manifest, tmp_path / "out")
+    assert score(cohort, Deadly(**vars(scorer(bundle))), fragile).failed == 1

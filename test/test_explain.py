@@ -5,6 +5,7 @@ import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from model.batch import Bag, Batch
 from model.bundle import Bundle
 from model.case import Case, Record, SlideFile
 from model.errors import ConfigError
-from model.explain import Explanation, explain_case
+from model.explain import Explanation, _equation, explain_case
 from model.explain_files import clear_files
 from model.explain_gradients import TOLERANCE
 from model.predictor import Predictor
@@ -346,3 +347,18 @@ def test_survpgc_is_told_the_record_in_text(tmp_path: Path) -> None:
     found, _, _ = explain_toy(make_bundle("survpgc", patches=PATCHES), tmp_path, bag=toy_bag())
     assert abs(found.modalities["clinical"]) > 0.01
     assert {column.name for column in found.clinical} == {"age", "stage"}
+
+
+def test_a_columns_value_is_found_whatever_its_case(tmp_path: Path) -> None:
+    predictor = Predictor(
+        build_bundle(modalities=("clinical",)), weights_dirs=[], device=torch.device("cpu")
+    )
+    case = Case("C", clinical=Record({"age": 70, "lvi": "Yes", "BRS": "BRS2"}, Path("c")))
+    found = explain_case(predictor, case, None, tmp_path, bundle_sha256="", warn=no_warning)
+    values = {column.name.lower(): column.value for column in found.clinical}
+    assert (values["lvi"], values["brs"], values["sex"]) == ("Yes", "BRS2", "not given")
+
+
+def test_the_picture_says_how_far_the_inputs_moved_the_risk() -> None:
+    text = _equation(SimpleNamespace(risk=-1.5, reference_risk=-1.0))
+    assert text == "Its risk −1.50 is the reference patient's −1.00 and −0.50 by its own inputs"

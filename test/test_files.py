@@ -58,3 +58,11 @@ def test_old_parts_of_the_dead_are_removed(tmp_path: Path) -> None:
     remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json.2.part", "old.json"]
     remove_parts(tmp_path / "absent")
+
+
+def test_a_file_that_is_replaced_is_whole_for_who_reads_it(tmp_path: Path) -> None:
+    path, kept = tmp_path / "a.json", tmp_path / "kept.json"
+    path.write_bytes(b"old")
+    os.link(path, kept)  # as a reader has it that opened it before
+    write_whole(path, b"new")
+    assert (path.read_bytes(), kept.read_bytes()) == (b"new", b"old")

@@ -10,6 +10,7 @@ import pytest
 from job_files import CHIMERA
 from pydantic import ValidationError
 from synthetic import SLIDES, no_warning
+from test_manifest import write
 
 from model.case import Case
 from model.errors import ConfigError
@@ -266,3 +267,20 @@ def test_the_config_chooses_the_folds(tmp_path: Path) -> None:
 def test_folds_by_file_and_the_file_go_together(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="go together"):
         FoldsConfig.model_validate(settings)
+
+
+def test_a_patients_event_may_be_of_any_of_their_cases() -> None:
+    cases = [
+        LabelledCase(Case(f"C{i}"), event=i % 2 == 1, time=1.0, centre="A", patient=f"P{i // 2}")
+        for i in range(10)
+    ]
+    folds = stratified_folds(cases, 5, seed=[0])  # the first case of each patient is censored
+    assert [len(fold) for fold in folds] == [2] * 5
+
+
+def test_a_case_of_two_published_folds_is_refused(tmp_path: Path) -> None:
+    cases = [LabelledCase(Case(f"C{i}"), i % 2 == 0, 1.0, "A") for i in range(24)]
+    lines = [f"C{i},{i // 2 % 2}" for i in range(24)] + ["C3,0"]
+    path = write(tmp_path / "f.csv", "\n".join(["case_id,fold", *lines, ""]))
+    with pytest.raises(ConfigError, match="expected each case once, found C3 2 times"):
+        file_folds(cases, path, warn=no_warning)

@@ -12,7 +12,7 @@ from synthetic import no_warning
 from model.errors import ConfigError
 from train.calibrate import fit_mapping
 from train.estimate import NotComputableError, Outcome
-from train.forecast import calibration, calibration_time, cross_fit, forecast_with
+from train.forecast import Forecast, calibration, calibration_time, cross_fit, forecast_with
 from train.metrics import (
     risk_groups,
 )
@@ -151,3 +151,20 @@ def test_the_calibration_time_follows_unit_and_follow_up(cohort):
     assert calibration_time(replace(outcome, time=outcome.time / 12), "years") == 3
     short = replace(outcome, time=outcome.time / 10)
     assert calibration_time(short, "months") == np.median(short.time[short.event])
+
+
+def test_a_forecast_ends_with_its_shortest_follow_up() -> None:
+
+    outcome, risk, tests = make_risks()
+    found = cross_fit("rmst", risk, outcome, tests, warn=no_warning)
+    taus = [30.0, 10.0, *[20.0] * (len(found.mappings) - 2)]
+    mappings = tuple(replace(m, tau=tau) for m, tau in zip(found.mappings, taus, strict=True))
+    assert Forecast(risk, mappings, found.mapping_of).tau == 10
+
+
+@pytest.mark.parametrize(("early", "expected"), [(10, 36.0), (9, 60.0)])
+def test_36_months_need_ten_events(early: int, expected: float) -> None:
+
+    time = np.array([12.0] * early + [60.0] * 11 + [70.0] * 20)
+    event = np.array([True] * (early + 11) + [False] * 20)
+    assert calibration_time(Outcome(event=event, time=time), "months") == expected

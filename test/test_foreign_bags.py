@@ -168,3 +168,27 @@ def test_patches_that_other_programs_shrink_are_told(tmp_path: Path) -> None:
         f"{tmp_path}: patches of 256 px, which most programs shrink to 224 px before they embed "
         "them, and the Predictor does not"
     ]
+
+
+def test_the_file_of_the_features_knows_better(tmp_path: Path) -> None:
+    """Patches that were cut anew lie beside the features of those before."""
+    write_h5(
+        tmp_path / "h5_files" / "C.h5",
+        embeddings_of(),
+        coords_of(),
+        attributes=trident_attributes(),
+    )
+    other = trident_attributes(patch_size=512)
+    write_h5(tmp_path / "patches" / "C.h5", None, coords_of(), attributes=other)
+    np.testing.assert_array_equal(make(tmp_path).embeddings, embeddings_of())
+
+
+def test_a_case_without_a_slide_has_one_bag(tmp_path: Path) -> None:
+    for seed, name in enumerate(("C_HE", "C")):
+        write_h5(
+            tmp_path / f"{name}.h5",
+            embeddings_of(seed=seed),
+            coords_of(),
+            attributes=trident_attributes(),
+        )
+    np.testing.assert_array_equal(make(tmp_path).embeddings, embeddings_of(seed=0))

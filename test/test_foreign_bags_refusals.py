@@ -116,3 +116,12 @@ def test_damaged_files_are_one_line_of_the_case(tmp_path: Path) -> None:
     (tmp_path / "x.npy").rename(tmp_path / "coordinates" / "C.npy")
     with pytest.raises(CaseError, match=r"C\.npy: expected a readable bag, found"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_are_finite(tmp_path: Path, value: float) -> None:
+    features = embeddings_of()
+    features[2, 1] = value
+    write_h5(tmp_path / "C.h5", features, coords_of(), attributes=trident_attributes())
+    with pytest.raises(CaseError, match="expected finite embeddings, found NaN or infinity"):
+        make(tmp_path)

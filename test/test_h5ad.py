@@ -199,3 +199,9 @@ def test_a_gene_twice_is_refused(tmp_path: Path) -> None:
         read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, genes={"G0"}, warn=no_warning)
     assert list(tables.rna["P001"].values) == ["G0"]
+
+
+def test_a_matrix_that_lies_on_its_side_is_refused(tmp_path: Path) -> None:
+    path = write_h5ad(tmp_path / "a.h5ad", expression().T)
+    with pytest.raises(ConfigError, match=r"X of shape \(7, 150\) for 150 observations of 7 "):
+        read_tables([Row("P001")], CHIMERA, rna=path, clinical=None, warn=no_warning)

@@ -15,10 +15,11 @@ from synthetic import no_warning
 import model
 from model.bags import bag_path, write_bag
 from model.batch import Bag
+from model.case import Case
 from model.errors import ConfigError
-from train.cohort import read_cohort
+from train.cohort import LabelledCase, read_cohort
 from train.config import read_config
-from train.identity import claim, run_identity
+from train.identity import claim, cohort_sha256, count_trained, patient_hashes, run_identity
 
 
 @pytest.fixture
@@ -136,3 +137,17 @@ def test_another_config_is_refused_and_a_bag_of_no_matter_is_not(folder: Path) -
     start(folder, without)
     with pytest.raises(ConfigError, match=r"found a run that differs in config$"):
         start(folder, without, "seed=1")
+
+
+def cohort(ids: list[str]) -> list[LabelledCase]:
+    return [LabelledCase(Case(name), i % 2 == 0, float(i + 1), "A") for i, name in enumerate(ids)]
+
+
+def test_a_bundle_does_not_tell_ids_and_counts_those_it_is_asked_for() -> None:
+    one, other = cohort(["P1", "P2", "P3"]), cohort(["P1", "P2", "P4"])
+    assert not set(patient_hashes(one)) & set(patient_hashes(other))  # each has its own salt
+
+    provenance = {"cohort_sha256": cohort_sha256(one), "patients": patient_hashes(one)}
+    assert count_trained(provenance, other) == 2
+    del provenance["patients"]  # of an older bundle
+    assert (count_trained(provenance, one), count_trained(provenance, other)) == (3, 0)

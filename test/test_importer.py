@@ -156,3 +156,16 @@ def test_only_the_files_that_the_model_needs_are_asked_for(tmp_path: Path) -> No
         "s_0_checkpoint.pt",
         "km_curve.pkl",
     }
+
+
+def test_a_curve_that_ends_at_0_is_taken(tmp_path: Path) -> None:
+    foreign = Foreign(tmp_path / "results", "img")
+    times, survival = foreign.curve["km_times"], foreign.curve["km_probs"].copy()
+    survival[-1] = 0.0  # the last of the cohort had an event
+    foreign.curve["km_probs"] = survival
+    foreign.write()
+    mapping = imported(foreign, tmp_path / "bundle").mapping
+    drops = np.flatnonzero(np.diff(survival) < 0) + 1
+    kept = drops[survival[drops] > 0]
+    assert mapping.event_times.tolist() == times[kept].tolist()
+    np.testing.assert_allclose(np.exp(-mapping.cum_hazard), survival[kept])

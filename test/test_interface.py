@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.errors import ConfigError
-from model.interface import Interface, read_interface
+from model.interface import Interface, Output, read_interface
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chimera"
 PRESETS = Path(__file__).parents[1] / "resources" / "interfaces"
@@ -207,3 +207,9 @@ def test_an_absent_preset_says_where_it_was_looked_for(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"interface 'toy': expected toy.json in {tmp_path}, {PRESETS}, found none"
     )
+
+
+@pytest.mark.parametrize("path", ["/etc/out.json", "../out.json", "a/../../out.json"])
+def test_an_answer_lies_in_the_output_folder(path: str) -> None:
+    with pytest.raises(ValueError, match="expected a path within the output folder"):
+        Output(path=path, unit="months", direction="time")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import tifffile
-from jpeg_slides import write
+from jpeg_slides import damage_tile, write
 
 from model.jpeg_tiles import JpegTiles
 
@@ -55,3 +56,14 @@ def test_the_file_is_closed_where_its_tags_cannot_be_read(
     with pytest.raises(MemoryError):
         JpegTiles(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_tile_of_another_size_counts_as_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "slide.tif")
+    small = simplejpeg.encode_jpeg(np.zeros((64, 64, 3), np.uint8))
+    damage_tile(path, 0, lambda stream: small + bytes(len(stream) - len(small)))
+    tiles = JpegTiles(path)
+    (level,) = tiles.levels.values()
+    assert level.read(0, 0) is None
+    assert level.read(1, 0) is not None
+    tiles.close()

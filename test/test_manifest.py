@@ -8,11 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from job_files import CHIMERA, PRESETS
+from jobs import record_contents, write_job
 from synthetic import no_warning
 
 from model.case import Record, SlideFile
 from model.errors import CaseError, ConfigError
-from model.manifest import Tables, build_case, list_table, read_tables
+from model.manifest import (
+    Row,
+    Tables,
+    build_case,
+    list_download,
+    list_jobs,
+    list_table,
+    read_tables,
+)
 from model.rna import RnaSpec
 from model.rows import SUFFIXES
 
@@ -325,3 +334,80 @@ def test_a_table_that_cannot_be_used_is_one_line(tmp_path: Path, text: str, mess
     path = write(tmp_path / "rna.csv", text)
     with pytest.raises(ConfigError, match="^" + re.escape(f"{path}: {message}")):
         read_tables(rows, CHIMERA, rna=path, clinical=None, warn=no_warning)
+
+
+def test_a_row_that_is_too_short(tmp_path: Path) -> None:
+    path = write(tmp_path / "manifest.csv", "case_id,a\nA,1\nB\n")
+    with pytest.raises(ConfigError, match=r"line 3: expected 2 cells, found 1$"):
+        list_table(path)
+
+
+def test_a_csv_of_excel_may_quote_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes('\ufeff"case_id","slide"\r\n"A","a.tif"\r\n'.encode())
+    (row,) = list_table(path)
+    assert (row.case_id, row.slides) == ("A", (SlideFile(tmp_path / "a.tif"),))
+
+
+def test_a_suffix_may_be_in_upper_case(tmp_path: Path) -> None:
+    assert [row.case_id for row in list_table(write(tmp_path / "M.CSV", "case_id\nA\n"))] == ["A"]
+
+
+def test_an_id_of_invisible_characters_names_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected case ids that can name a file, found 'A.*B'"):
+        list_table(write(tmp_path / "m.csv", "case_id\nA\x07B\n"))
+
+
+def test_cases_that_nobody_asks_for_may_be_there_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "rna.csv", "case_id,G\nX,1\nA,2\nX,3\n")
+    tables = read_tables([Row("A")], CHIMERA, rna=path, clinical=None, warn=no_warning)
+    assert dict(tables.rna["A"].values) == {"G": 2}
+
+
+def test_of_two_names_that_differ_in_case_the_lower_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "C").mkdir()
+    for name in ("C_HE.TIF", "C_HE.tif"):
+        (tmp_path / "C" / name).touch()
+    (row,) = list_download(tmp_path)
+    assert row.slides == (SlideFile(tmp_path / "C" / "C_HE.tif"),)
+
+
+def test_a_folder_is_no_file_of_a_case(tmp_path: Path) -> None:
+    (tmp_path / "C" / "C_HE.tif").mkdir(parents=True)
+    (tmp_path / "C" / "C_CD.json").touch()
+    (row,) = list_download(tmp_path)
+    assert (row.slides, row.clinical) == ((), tmp_path / "C" / "C_CD.json")
+
+
+def test_a_jobs_own_records_come_before_a_tables_row(tmp_path: Path) -> None:
+    write_job(tmp_path / "J", record_contents())
+    table = Record({"age": "1"}, tmp_path / "t.csv")
+    case = build_case(
+        Row("J", job=tmp_path / "J"), CHIMERA, Tables({"J": table}, {"J": table}), warn=no_warning
+    )
+    assert case.rna and case.rna.source != table.source
+    assert case.clinical and case.clinical.source != table.source
+
+
+def test_a_file_of_gaps_is_no_expression(tmp_path: Path) -> None:
+    write(tmp_path / "rna.json", json.dumps({"TP53": None, "KRAS": "NA"}))
+    row = Row("A", rna=tmp_path / "rna.json", clinical=tmp_path / "rna.json")
+    case = build_case(row, CHIMERA, NO_TABLES, warn=no_warning)
+    assert case.rna is None
+    assert case.clinical is not None
+
+
+def test_a_jobs_folder_that_may_not_be_read_is_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_job(tmp_path / "J1", record_contents())
+    (tmp_path / "J2").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path: Path):  # the tests may run as root
+        if path.name == "J2":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [row.case_id for row in list_jobs(tmp_path, CHIMERA)] == ["J1", "J2"]

@@ -113,3 +113,20 @@ def test_a_cut_mask_falls_back(
     damaged = "expected all of the image, found a damaged file"
     assert warnings == [f"{path}: {damaged}; tissue is found by its colour instead"]
     assert capfd.readouterr().err == ""
+
+
+def test_more_pixels_than_the_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "slide.mha"
+    content = write(path, compressed=True)
+    path.write_bytes(content.replace(b"300 200", b"300 199"))
+    with pytest.raises(CaseError, match="expected all of the image, found a damaged file"):
+        read(path)
+
+
+@pytest.mark.parametrize("true", [b"True", b"true", b"1"])
+def test_true_is_what_metaio_takes_for_it(tmp_path: Path, true: bytes) -> None:
+    path = tmp_path / "slide.mha"
+    content = write(path, compressed=True)
+    content = content.replace(b"CompressedData = True", b"CompressedData = " + true)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path), PICTURE)

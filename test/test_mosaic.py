@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.mosaic import MOST_FACTOR, average, average_to, cut_squares
+from model.mosaic import MOST_FACTOR, average, average_to, cut_squares, is_of_shape
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (300, 500, 3), dtype=np.uint8)
@@ -145,3 +145,9 @@ class TestCutSquares:
 
     def test_no_corners(self) -> None:
         assert list(cut_squares(np.empty((0, 2), np.int64), 50, (64, 64), Tiles(64, 64))) == []
+
+
+def test_small_masks_are_rounded_to_pixels() -> None:
+    assert is_of_shape((3, 2), (1200, 900))
+    assert not is_of_shape((3, 4), (1200, 900))
+    assert not is_of_shape((300, 200), (1200, 900))

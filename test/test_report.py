@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from made_up_run import make_cases, make_interface, make_results, make_run
 from PIL import Image
 from toy_bundles import make_bundle
 
+from model.bags import bag_path
 from model.case import Prediction
+from train import report as reports
 from train.calibrate import fit_mapping
 from train.cohort import outcomes
 from train.crossval import out_of_fold_risk
@@ -287,3 +290,49 @@ def test_the_page_in_a_browser(tmp_path, width):
     assert all((band.min(axis=2) < 90).mean() > 0.002 for band in np.array_split(picture[:2400], 6))
     for colour in ((0, 114, 178), (213, 94, 0)):
         assert (np.abs(picture - colour).max(axis=2) < 12).sum() > 300
+
+
+def test_the_verdict_says_that_a_baseline_is_lacking(tmp_path: Path, quick_report: None) -> None:
+    cases, risk = make_cases(60)
+    found = training_report(
+        make_run(tmp_path, cases),
+        make_results(cases, risk),
+        baselines=[("late fusion", np.zeros(60))],
+        left_out=["joint Cox: did not converge"],
+        provenance={},
+        resamples=10,
+    )
+    assert "the best simple baseline that could be fitted (late fusion)" in found.verdict.sentence
+    assert "joint Cox: did not converge" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0009, "< 0.001"), (0.001, "= 0.001"), (0.0051, "= 0.005"), (0.5, "= 0.500")],
+)
+def test_a_p_value_has_three_decimals(value: float, text: str) -> None:
+    assert reports._p_value(value, "= ") == text
+
+
+def test_thirds_are_three_groups(
+    tmp_path: Path, quick_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+    monkeypatch.setattr(
+        reports, "km_figure", lambda groups, outcome, n, unit: drawn.update({n: set(groups)}) or ""
+    )
+    make_report(tmp_path, n=90)
+    assert drawn == {2: {0, 1}, 3: {0, 1, 2}}
+
+
+def test_a_bag_counts_where_the_slide_is_gone(tmp_path: Path, quick_report: None) -> None:
+    cases, risk = make_cases(60)
+    cases = [replace(case, case=replace(case.case, slides=())) for case in cases]
+    run = make_run(tmp_path, cases)
+    run.bags.directory.mkdir(parents=True, exist_ok=True)
+    for case in cases[:7]:
+        bag_path(run.bags.directory, case.case_id).touch()
+    found = training_report(
+        run, make_results(cases, risk), baselines=[], provenance={}, resamples=0
+    )
+    assert found.cohort[0].slide == 7

@@ -15,7 +15,7 @@ from model.errors import ConfigError
 from model.interface import read_interface
 from model.manifest import Tables, build_case, list_download
 from train.simulate import SimulateConfig, _outcomes, simulate_cohort, simulate_latents
-from train.simulate_records import GENES
+from train.simulate_records import GENES, gene_panel
 
 ROOT = Path(__file__).parent.parent
 TINY = SimulateConfig(cases=3, width_um=512, centre_b=0.3, seed=4)
@@ -126,9 +126,9 @@ def test_times_are_weibull() -> None:
 
 def test_times_beyond_all_numbers_are_the_end_of_the_study() -> None:
     drawn = simulate_latents(3, 0.5, 0)
-    latents = replace(drawn, event=np.full(3, fill_value=True), time=np.array([0.2, 7.0, 1e30]))
+    latents = replace(drawn, event=np.full(3, fill_value=True), time=np.array([0.2, 10.1, 1e30]))
     event, months = _outcomes(latents)
-    assert (event.tolist(), months.tolist()) == ([True, True, False], [1, 28, 202])
+    assert (event.tolist(), months.tolist()) == ([True, True, False], [1, 41, 202])
 
 
 def test_equal_settings_give_equal_bytes(cohort: Path, tmp_path: Path) -> None:
@@ -181,3 +181,29 @@ def test_broken_settings_are_refused(tmp_path: Path, content: str) -> None:
 def test_settings_are_checked(field: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SimulateConfig.model_validate(field)
+
+
+def test_only_the_other_centre_has_its_own_laboratory(tmp_path: Path) -> None:
+
+    found = {}
+    for name, shifts in {"none": (0.0, 0.0), "both": (3.0, 0.5)}.items():
+        config = TINY.model_copy(update={"rna_shift": shifts[0], "stain_shift": shifts[1]})
+        simulate_cohort(tmp_path / name, config, progress=quiet)
+        found[name] = contents(tmp_path / name / "data")
+    changed = {
+        Path(path).name for path in found["none"] if found["none"][path] != found["both"][path]
+    }
+    assert changed == {"3B_301_HE.tif", "3B_301_RNA.json"}
+
+
+def test_cases_have_noise_of_their_own(tmp_path: Path) -> None:
+
+    simulate_cohort(tmp_path, TINY, progress=quiet)
+    rows = truth(tmp_path)
+    panel, residuals = gene_panel(), []
+    for row in rows[:2]:  # of centre A
+        path = tmp_path / "data" / row["case_id"] / f"{row['case_id']}_RNA.json"
+        factors = np.array([float(row["r_1"]), float(row["r_2"])])
+        values = np.array([*json.loads(path.read_text()).values()])
+        residuals.append(values - panel.level - panel.loading[:, :2] @ factors)
+    assert abs(np.corrcoef(residuals)[0, 1]) < 0.9

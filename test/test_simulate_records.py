@@ -97,3 +97,11 @@ def test_categories_are_those_of_chimera() -> None:
     assert {key: set(values) for key, values in schema["categories"].items()} == CATEGORIES
     record = clinical_record(np.zeros(2), 0.0, np.random.default_rng(0))
     assert schema["json_keys_in_order"] == [*record, "progression", "Time_to_prog_or_FUend"]
+
+
+def test_what_is_missing_is_drawn_for_each_field() -> None:
+
+    rng = np.random.default_rng(0)
+    records = [clinical_record(np.zeros(2), 0.5, rng) for _ in range(100)]
+    gone = [[r["smoking"] == "-1", r["LVI"] == "-1", r["no_instillations"] == -1] for r in records]
+    assert np.abs(np.corrcoef(np.array(gone, dtype=float).T) - np.eye(3)).max() < 0.5
