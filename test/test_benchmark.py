@@ -114,7 +114,7 @@ def test_the_page_has_every_model_and_says_how_it_was_run(config: Path, said: li
 @pytest.mark.slow
 def test_the_numbers_are_those_of_the_risks_on_disk(config: Path, said: list[str]) -> None:
     """The pooled C-index by lifelines, of the mean over the two seeds."""
-    folder = config.parent / "runs" / "abcd-rna-clinical"
+    folder = config.parent / "runs" / "survpath-abcd-dss-rna-clinical"
     run = json.loads((folder / "pairwise.json").read_text())
     cases = read_table(
         config.parent / "data", "survpath", "abcd", endpoint="dss", modalities=("rna", "clinical")

@@ -150,4 +150,4 @@ def test_folds_of_another_split_are_never_mixed_in(
     (tmp_path / "run" / "run.json").unlink()
     assert main(["fit", config, *settings]) == 1
     error = capsys.readouterr().err
-    assert error.endswith("expected a model of this fold, found one of other folds\n")
+    assert error.endswith("or this run's own, found folds without run.json\n")

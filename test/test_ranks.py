@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 WAITS = """
+import sys
 import time
 from datetime import timedelta
 from torch.distributed import distributed_c10d
@@ -19,7 +20,7 @@ with ranks.process_group():
     if not ranks.is_first():
         time.sleep(4)
     ranks.wait_for_all()
-    print("together")
+    sys.stdout.write("together\\n")  # at once: print writes the end of the line by itself
 """
 
 ENDS = """

@@ -84,7 +84,7 @@ def cross_validate(run: Run) -> list[FoldResult]:
         _write_result(path, result)
         run.say(f"{path.stem}: {len(run.cases) - len(test)} training cases, {result.epochs} epochs")
     ranks.wait_for_all()
-    return [_read_result(path, test, run.config) for path, test, _ in work]
+    return [_read_result(path, run.config) for path, _, _ in work]
 
 
 def check_folds(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn) -> None:
@@ -284,12 +284,10 @@ def _write_result(path: Path, result: FoldResult) -> None:
     write_tensors(path, tensors, {"result": json.dumps(header)})
 
 
-def _read_result(path: Path, test: npt.NDArray[np.int64], config: TrainConfig) -> FoldResult:
+def _read_result(path: Path, config: TrainConfig) -> FoldResult:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["result"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if not np.array_equal(tensors["test"].numpy(), test):
-        raise ConfigError(f"{path}: expected a model of this fold, found one of other folds")
     manifest = MemberManifest.model_validate(header["member"])
     return FoldResult(
         member=load_member(config.fusion.name, config.fusion.settings, manifest, tensors),
