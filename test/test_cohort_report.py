@@ -315,7 +315,6 @@ def test_the_largest_training_risk_is_not_beyond_training(tmp_path: Path) -> Non
 
 
 def test_figures_show_shares_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
-
     drawn = []
     monkeypatch.setattr(cohort_figures, "to_svg", lambda figure: drawn.append(figure) or "")
     mapping = build_bundle().mapping

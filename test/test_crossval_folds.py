@@ -11,6 +11,7 @@ from made_up_run import make_cases, make_results, make_run
 from small_runs import write_run
 from synthetic import no_warning
 
+from model.errors import ConfigError
 from model.interface import read_interface
 from train import crossval
 from train.cohort import LabelledCase, read_cohort
@@ -131,3 +132,14 @@ def test_a_refit_runs_for_the_folds_median_of_epochs(
     monkeypatch.setattr(crossval, "_fit_member", fit)
     assert len(build_bundle(run, results, {}).members) == 1
     assert asked == [5]
+
+
+def test_slides_without_tissue_alone_train_nothing(run: Run) -> None:
+    """That there are slides is known before they are embedded, that they have tissue after it."""
+    settings = {"modalities": ["slide", "rna"], "optional": ["slide"]}
+    fusion = run.config.fusion.model_copy(update={"settings": settings})
+    of_slides = replace(run, config=run.config.model_copy(update={"fusion": fusion}))
+    with pytest.raises(
+        ConfigError, match=r"bags: expected a bag of some training case, found none"
+    ):
+        cross_validate(of_slides)

@@ -154,7 +154,6 @@ def test_the_calibration_time_follows_unit_and_follow_up(cohort):
 
 
 def test_a_forecast_ends_with_its_shortest_follow_up() -> None:
-
     outcome, risk, tests = make_risks()
     found = cross_fit("rmst", risk, outcome, tests, warn=no_warning)
     taus = [30.0, 10.0, *[20.0] * (len(found.mappings) - 2)]
@@ -164,7 +163,6 @@ def test_a_forecast_ends_with_its_shortest_follow_up() -> None:
 
 @pytest.mark.parametrize(("early", "expected"), [(10, 36.0), (9, 60.0)])
 def test_36_months_need_ten_events(early: int, expected: float) -> None:
-
     time = np.array([12.0] * early + [60.0] * 11 + [70.0] * 20)
     event = np.array([True] * (early + 11) + [False] * 20)
     assert calibration_time(Outcome(event=event, time=time), "months") == expected

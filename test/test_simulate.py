@@ -184,7 +184,6 @@ def test_settings_are_checked(field: dict[str, float]) -> None:
 
 
 def test_only_the_other_centre_has_its_own_laboratory(tmp_path: Path) -> None:
-
     found = {}
     for name, shifts in {"none": (0.0, 0.0), "both": (3.0, 0.5)}.items():
         config = TINY.model_copy(update={"rna_shift": shifts[0], "stain_shift": shifts[1]})
@@ -197,7 +196,6 @@ def test_only_the_other_centre_has_its_own_laboratory(tmp_path: Path) -> None:
 
 
 def test_cases_have_noise_of_their_own(tmp_path: Path) -> None:
-
     simulate_cohort(tmp_path, TINY, progress=quiet)
     rows = truth(tmp_path)
     panel, residuals = gene_panel(), []

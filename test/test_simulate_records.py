@@ -100,7 +100,6 @@ def test_categories_are_those_of_chimera() -> None:
 
 
 def test_what_is_missing_is_drawn_for_each_field() -> None:
-
     rng = np.random.default_rng(0)
     records = [clinical_record(np.zeros(2), 0.5, rng) for _ in range(100)]
     gone = [[r["smoking"] == "-1", r["LVI"] == "-1", r["no_instillations"] == -1] for r in records]

@@ -264,6 +264,9 @@ def _choose_epochs(
 
 
 def _start(run: Run, train: Sequence[LabelledCase], seed: tuple[int, ...]) -> Member:
+    uses_slides = "slide" in run.config.fusion.read().modalities
+    if uses_slides and not any(run.bags.get(case.case_id) for case in train):
+        raise ConfigError(f"{run.bags.directory}: expected a bag of some training case, found none")
     torch.manual_seed(int(np.random.default_rng(seed).integers(2**31)))
     member = start_member(train, run.bags, run.config, run.interface.clinical)
     member.fusion.to(ranks.device(run.config.device))
