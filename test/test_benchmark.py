@@ -173,6 +173,9 @@ def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
     ]
 
 
+COHORT = "{source='mmp', study='abcd', modalities=['rna']}"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -181,6 +184,8 @@ def test_other_settings_are_fitted_anew(config: Path, said: list[str]) -> None:
         ("learning_rates=[inf]", "learning_rates.0: Input should be a finite number"),
         ("data=nowhere", "published_results.csv: expected a table"),
         ("colour=red", "colour: Extra inputs are not permitted"),
+        ("models=[{label='Joint Cox', name='mlp'}]", "found ['joint Cox', 'Joint Cox']"),
+        (f"cohorts=[{', '.join(2 * [COHORT])}]", "found ['mmp-abcd-dss-rna', 'mmp-abcd-dss-rna']"),
     ],
 )
 def test_a_wrong_config_is_one_line(config: Path, override: str, message: str) -> None:
@@ -228,6 +233,16 @@ def test_progression_has_its_own_events_and_times(config: Path, source: Source) 
 
 
 # -- the scores ----------------------------------------------------------------------------------
+
+
+def test_the_page_counts_the_pairs_and_names_them_by_cohort() -> None:
+    page = summary([made_up(noise=0.2), made_up(noise=4.0)], (), "x.png")
+
+    words = r"Of 4 pairs .* best baseline 3; .* above 0\) 1, to be worse \(interval below 0\) 1\."
+    assert re.search(words, page)
+    better, worse = (line for line in page.splitlines() if line.startswith("- **ABCD"))
+    assert better == "- **ABCD, clinical**, against clinical Cox. Better: fusion. Worse: none."
+    assert worse == "- **ABCD, clinical**, against clinical Cox. Better: none. Worse: fusion."
 
 
 def test_a_cell_is_empty_where_a_fusion_cannot_run() -> None:

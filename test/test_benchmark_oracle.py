@@ -10,6 +10,7 @@ from toy_fusions import NAMES, TOY_SETTINGS
 
 from model.errors import ConfigError
 from train.benchmark_oracle import (
+    COX,
     MAIN_EFFECTS,
     PRODUCTS,
     OracleConfig,
@@ -135,6 +136,26 @@ def test_results_are_kept_and_read_again(results: list[OracleResult], folder: Pa
     assert kept["result"]["c_index"] == next(
         r.c_index for r in results if (r.label, r.cases, r.seed) == ("Slides alone", 40, 1)
     )
+
+
+def test_a_label_of_the_cox_models_is_refused() -> None:
+    with pytest.raises(ConfigError, match="models: expected labels that differ"):
+        toy_config("models=[{label='COX: main effects', name='mlp'}]")
+
+
+@pytest.mark.slow
+def test_another_label_that_is_spelt_alike_in_files_is_the_one_shown(
+    results: list[OracleResult], folder: Path
+) -> None:
+    config = toy_config()
+    models = tuple(
+        model.model_copy(update={"label": f"({model.label})"}) for model in config.models
+    )
+
+    again = run_oracle(config.model_copy(update={"models": models}), folder, say=pytest.fail)
+
+    labels = [f"({r.label})" if r.label not in COX else r.label for r in results]
+    assert [result.label for result in again] == labels
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from train.kept import file_name, keep, read_kept
+import pytest
+
+from train.kept import check_labels, file_name, keep, read_kept
 
 
 def test_what_was_kept_is_whole_and_of_the_same_origin(tmp_path: Path) -> None:
@@ -15,3 +17,11 @@ def test_what_was_kept_is_whole_and_of_the_same_origin(tmp_path: Path) -> None:
     path.write_text('{"origin": ')
     assert read_kept(path, {"seed": 0}) is None
     assert file_name("concat, MLP head (20)") == "concat-mlp-head-20"
+
+
+def test_labels_have_a_file_each() -> None:
+    check_labels(["joint Cox", "concat", "concat (20)"])
+    for alike in (["mcat", "mcat"], ["concat, 20", "concat (20)"]):
+        with pytest.raises(ValueError, match="differ in letters or digits") as error:
+            check_labels(["joint Cox", *alike])
+        assert str(alike) in str(error.value)

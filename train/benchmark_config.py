@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 
-from model.batch import Modality
+from model.batch import MODALITIES, Modality
+from train.baselines import build_baselines
 from train.benchmark_oracle import OracleConfig
 from train.config import ChosenEpochsConfig, FusionChoice, Part
-from train.tables import Endpoint, Source
+from train.kept import check_labels
+from train.tables import SCHEMA, Endpoint, Source
 
 
 class CohortTable(Part):
@@ -80,3 +82,15 @@ class BenchmarkConfig(Part):
     cohorts: tuple[CohortTable, ...] = Field(min_length=1)
     models: tuple[DeepModel, ...]
     oracle: OracleConfig | None = None
+
+    @field_validator("models")
+    @classmethod
+    def _labels(cls, models: tuple[DeepModel, ...]) -> tuple[DeepModel, ...]:
+        check_labels([*build_baselines(MODALITIES, SCHEMA), *(model.label for model in models)])
+        return models
+
+    @field_validator("cohorts")
+    @classmethod
+    def _names(cls, cohorts: tuple[CohortTable, ...]) -> tuple[CohortTable, ...]:
+        check_labels([cohort.name for cohort in cohorts])
+        return cohorts

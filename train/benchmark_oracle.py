@@ -11,7 +11,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 
 from model.batch import MODALITIES, Modality
 from model.fusion import read_settings
@@ -19,7 +19,7 @@ from model.progress import Say
 from train.baselines import Baseline, RidgeCox
 from train.cohort import outcomes
 from train.config import ChosenEpochsConfig, FusionChoice, Part
-from train.kept import file_name, keep, read_kept
+from train.kept import check_labels, file_name, keep, read_kept
 from train.metrics import harrell_c
 from train.simulate_inputs import BLOCK, GENE_SETS, SIDE, SPREAD, Factors, SimulatedCohort
 from train.table_fusion import TableFusion
@@ -54,6 +54,12 @@ class OracleConfig(Part):
     learning_rates: tuple[PositiveFloat, ...] = Field(min_length=1)
     fit: ChosenEpochsConfig
     models: tuple[OracleModel, ...] = Field(min_length=1)
+
+    @field_validator("models")
+    @classmethod
+    def _labels(cls, models: tuple[OracleModel, ...]) -> tuple[OracleModel, ...]:
+        check_labels([*COX, *(model.label for model in models)])
+        return models
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,7 @@ class OracleJob:
         content = read_kept(self.path, self.origin)
         if content is None:
             return None
-        result = content["result"]
-        return OracleResult(**{**result, "sees": tuple(result["sees"])})
+        return OracleResult(**{**content["result"], "label": self.label, "sees": self.sees})
 
     def run(self, cohort: SimulatedCohort) -> OracleResult:
         """Fit the model on the first cases, score it on the unseen ones, and keep the result."""

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -65,7 +65,7 @@ def summary(scores: Sequence[Scores], caveats: Sequence[str], picture: str) -> s
             "Empty: the cohort lacks a modality that the model needs.",
             table(["", *(_heading(one) for one in scores)], rows),
             f"![C-index of every model on every cohort]({picture})",
-            " ".join(_overall(scores)),
+            *_overall(scores),
         ]
     )
 
@@ -79,23 +79,25 @@ def _heading(scores: Scores) -> str:
     return f"{title(scores.risks.cohort)}; {len(outcome)}, {int(outcome.event.sum())} events"
 
 
-def _overall(scores: Sequence[Scores]) -> list[str]:
-    """Say what all cohorts together show."""
-    pairs = [(one, line) for one in scores for line in one.fusions]
-    better = [
-        f"{line.label} on {title(one.risks.cohort)}" for one, line in pairs if _sign(line) > 0
-    ]
-    worse = [f"{line.label} on {title(one.risks.cohort)}" for one, line in pairs if _sign(line) < 0]
-    above = sum(line.lead is not None and line.lead.value > 0 for _, line in pairs)
-    simple = [f"{title(one.risks.cohort)} ({one.best.label})" for one in scores]
-    return [
-        f"Shown to be better than the best baseline (interval above 0): {listed(better)}.",
-        f"Shown to be worse (interval below 0): {listed(worse)}.",
-        f"Of {len(pairs)} pairs of a fusion and a cohort {above} lie above the best baseline at "
-        "all.",
-        "That baseline is picked by the numbers of this page, which flatters it: "
-        f"{listed(simple)}.",
-    ]
+def _overall(scores: Sequence[Scores]) -> Iterator[str]:
+    """Say what all cohorts together show, and in a line a cohort which fusions show it."""
+    leads = [line.lead.value for one in scores for line in one.fusions if line.lead is not None]
+    signs = Counter(_sign(line) for one in scores for line in one.fusions)
+    yield (
+        f"Of {len(leads)} pairs of a fusion and a cohort: above the best baseline "
+        f"{sum(lead > 0 for lead in leads)}; shown to be better (interval above 0) {signs[1]}, to "
+        f"be worse (interval below 0) {signs[-1]}. That baseline is picked by the numbers of this "
+        "page, which flatters it."
+    )
+    yield "\n".join(
+        f"- **{title(one.risks.cohort)}**, against {one.best.label}. Better: "
+        f"{listed(_shown(one, 1))}. Worse: {listed(_shown(one, -1))}."
+        for one in scores
+    )
+
+
+def _shown(scores: Scores, sign: int) -> list[str]:
+    return [line.label for line in scores.fusions if _sign(line) == sign]
 
 
 def _how(config: BenchmarkConfig, results: Sequence[CohortRisks], command: str) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,18 @@ from model.files import write_whole
 def file_name(label: str) -> str:
     """Return a label as it is spelt in a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse labels of which one would overwrite another's file.
+
+    Raises:
+        ValueError: Two labels are spelt alike in files' names.
+    """
+    names = Counter(map(file_name, labels))
+    alike = [label for label in labels if names[file_name(label)] > 1]
+    if alike:
+        raise ValueError(f"expected labels that differ in letters or digits, found {alike}")
 
 
 def read_kept(path: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
