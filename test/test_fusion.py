@@ -283,6 +283,7 @@ def concordance(risk: list[float], time: list[float], event: list[bool]) -> floa
     return sum(risk[early] > risk[late] for early, late in pairs) / len(pairs)
 
 
+@pytest.mark.slow
 @each_fusion
 def test_it_learns_16_cases(name: str) -> None:
     fusion = build_toy(name)

@@ -40,7 +40,9 @@ def objective(plan: Array, cost: Array, config: MotcatConfig) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("entropy", "mass"), [(0.1, 0.5), (0.02, 0.5), (0.05, 2.0), (1.0, 0.05)])
-@pytest.mark.parametrize(("sets", "patches"), [(3, 40), (6, 1), (1, 7), (50, 300)])
+@pytest.mark.parametrize(
+    ("sets", "patches"), [(3, 40), (6, 1), (1, 7), pytest.param(50, 300, marks=pytest.mark.slow)]
+)
 def test_a_plan_equals_that_of_pot(
     sets: int, patches: int, entropy: float, mass: float, dtype: torch.dtype
 ) -> None:

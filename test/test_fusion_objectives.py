@@ -44,6 +44,7 @@ def test_only_the_objective_changes_buffers_and_only_in_training(name: str) -> N
 
 
 # MoME's routers start where its objective has its least value: all experts alike.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OWN if name != "mome"])
 def test_an_objective_can_be_trained_on_chunk_after_chunk(name: str) -> None:
     fusion = build_toy(name).train()

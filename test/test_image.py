@@ -66,6 +66,7 @@ def test_the_containers_user_may_read_every_file(image: Path) -> None:
     assert kept_from_others == []
 
 
+@pytest.mark.slow
 def test_the_image_scores_a_job_without_anything_that_only_training_needs(
     tmp_path: Path, image: Path
 ) -> None:

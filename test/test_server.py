@@ -114,6 +114,7 @@ def server(shared: Server) -> Server:
 # --- several jobs, one process --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_job_gets_the_exec_containers_answer_a_failing_one_among_them(
     tmp_path: Path, server: Server, contents: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +151,7 @@ def test_each_job_gets_the_exec_containers_answer_a_failing_one_among_them(
         assert outcome.answer == answer
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_can_be_said(server: Server, contents: dict[str, Any]) -> None:
     """JSON may hold half a character, which UTF-8 has not."""
     write_job(server.job, contents, name="3A_\ud800_HE")
@@ -162,6 +164,7 @@ def test_a_name_that_is_no_text_can_be_said(server: Server, contents: dict[str, 
     assert reason.startswith("case 3A_\\ud800_HE: ")
 
 
+@pytest.mark.slow
 def test_only_failures_are_on_stderr(server: Server) -> None:
     said = server.said("err")
     write_job(server.job, record_contents())
@@ -176,6 +179,7 @@ def test_only_failures_are_on_stderr(server: Server) -> None:
     assert news.endswith(f"\n{reason}\n")
 
 
+@pytest.mark.slow
 def test_other_calls_score_nothing(server: Server) -> None:
     write_job(server.job, record_contents())
     assert server.request("GET", "/invoke")[0] == 405
@@ -193,6 +197,7 @@ def test_an_option_stands_before_the_command_or_after_it() -> None:
     assert (options.bundle, options.device, options.port) == (None, "auto", 4743)
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], server: Server
 ) -> None:
@@ -254,6 +259,7 @@ def hold(server: Server, caller: ThreadPoolExecutor) -> Held:
             return Held(call, rna, content, pipe)
 
 
+@pytest.mark.slow
 def test_a_call_waits_for_the_one_before_it_and_health_does_not(
     server: Server, caller: ThreadPoolExecutor
 ) -> None:

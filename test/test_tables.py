@@ -136,6 +136,7 @@ def test_an_absent_table_is_one_line(tmp_path: Path) -> None:
         read(tmp_path, "clinical")
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize(
     ("source", "study", "modalities", "patients", "events"),
