@@ -54,7 +54,7 @@ class Prediction:
     Attributes:
         risk: Higher = earlier event; the ensemble's mean of z-scored member risks.
         time: Predicted time to the event, in `unit`.
-        survival: Months → probability of no event until then.
+        survival: Months → probability of no event until then; none beyond the follow-up.
         median: When the predicted survival reaches ½, in `unit`; None if not within the follow-up.
         interval: 80 % interval of the time, in `unit`.
         modalities: Those that the prediction was made from.

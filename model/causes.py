@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_OWN_CASE = re.compile(r"^case [^:]*: ")
 _FOLDERS = re.compile(r"(?:[^\s:']*/)+")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,]\d+)*(?![A-Za-z])")
@@ -31,7 +30,7 @@ def group_messages(messages: Iterable[tuple[str, Iterable[str]]]) -> list[Cause]
 
 def cause_of(text: str, case_id: str) -> str:
     """Return what a message has in common with those of other cases: no ids, folders or values."""
-    text = _OWN_CASE.sub("", text)
+    text = text.removeprefix(f"case {case_id}: ")
     # Whole, as "b" is in many a word, and not before another word, as "a" is one.
     own = rf"(?<![^\W_]){re.escape(case_id)}(?! ?[^\W_])"
     text = re.sub(own, "…", _FOLDERS.sub("", text))

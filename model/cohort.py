@@ -20,9 +20,10 @@ from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
-from model.errors import Warn, about_folder
+from model.errors import ConfigError, Warn, about_folder
 from model.explain_files import is_explained
 from model.files import remove_parts
+from model.foreign_bags import check_slide_names
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
@@ -171,10 +172,16 @@ def check_cohort(
 
 def _read(cohort: Cohort, scorer: Scorer, *, say: Say, warn: Warn) -> tuple[list[Row], Tables]:
     """Check the places, read the manifest and, of the wide tables, what the bundle uses."""
-    check_places(embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
+    check_places(cohort.output, embeddings=scorer.embeddings, explain=scorer.explain, warn=warn)
+    results = {(cohort.output / name).resolve() for name in (CSV, PARQUET, PAGE)}
+    for table in (cohort.manifest, cohort.rna_table, cohort.clinical_table):
+        if table is not None and table.resolve() in results:
+            raise ConfigError(f"{table}: expected a table that the results do not replace")
     places = (cohort.output, scorer.embeddings, scorer.explain)
     apart = [place for place in places if place is not None]
     rows = list_cases(cohort.manifest, scorer.interface, apart=apart)
+    if scorer.embeddings is not None:
+        check_slide_names(scorer.embeddings, (slide.path for row in rows for slide in row.slides))
     members = read_manifest(scorer.bundle).members
     tables = read_tables(
         rows,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from model.interface import Unit
+from model.messages import counted
 from model.survival import Array, TimeMapping
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -75,7 +76,7 @@ def curves_figure(groups: dict[str, Array], mapping: TimeMapping, unit: Unit) ->
             risk = groups[name]
             if len(risk):
                 curve = mapping.survival(risk, times).mean(axis=0)
-                label = f"{name} risk, {len(risk):,} patients: mean prediction"
+                label = f"{name} risk, {counted(len(risk), 'case')}: mean prediction"
                 axes.plot(times, curve, color=colour, linewidth=1.8, label=label)
         axes.step(
             mapping.km_times,

@@ -1,4 +1,4 @@
-"""Whether a cohort's folders of bags and explanations can be used, asked before any work.
+"""Whether a cohort's folders can be used, asked before any work.
 
 Nothing is made or written, so that a dry run may ask as well.
 """
@@ -9,16 +9,19 @@ from pathlib import Path
 from model.errors import ConfigError, Warn
 
 
-def check_places(*, embeddings: Path | None, explain: Path | None, warn: Warn) -> None:
-    """Make sure that bags can be read, and explanations written.
+def check_places(
+    output: Path, *, embeddings: Path | None, explain: Path | None, warn: Warn
+) -> None:
+    """Make sure that bags can be read, and results and explanations written.
 
     Bags may lie where nothing can be written, such as those of a colleague: no other is kept there.
 
     Raises:
         ConfigError: A place is no folder, or this user may not use it.
     """
-    if explain is not None:
-        _check_writable(explain)
+    for folder in (output, explain):
+        if folder is not None:
+            _check_writable(folder)
     if embeddings is None:
         return
     if not os.access(embeddings, os.F_OK):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -21,6 +22,7 @@ RAISES, LOWERS, INK, SOFT = "#D55E00", "#0072B2", "#222222", "#5d6570"
 OPACITY = 0.62
 DPI = 150
 SHEET_COLUMNS = 4
+LEAST_WIDTH_IN = 7.0
 LEAST_PANEL_IN = 2.6
 """Least width and height of a slide's panel: what the words around a thin slide need."""
 
@@ -102,7 +104,7 @@ def sheet(title: str, squares: Mapping[int, Pixels], leading: Patches, width_um:
     columns = min(SHEET_COLUMNS, len(squares))
     rows = -(-len(squares) // columns)
     with matplotlib.rc_context(_STYLE):
-        size = (max(2.3 * columns + 0.2, 4.8), 2.65 * rows + 0.9)
+        size = (max(2.3 * columns + 0.2, LEAST_WIDTH_IN), 2.65 * rows + 0.9)
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         places = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes in places:
@@ -121,9 +123,8 @@ def contribution_bars(title: str, panels: Mapping[str, Sequence[tuple[str, float
     """Draw contributions to the risk, a panel for each kind of (label, value)."""
     with matplotlib.rc_context(_STYLE):
         longest = max(map(len, panels.values()))
-        figure = Figure(
-            figsize=(4.2 * len(panels) + 0.2, 1.6 + 0.27 * longest), dpi=DPI, layout="constrained"
-        )
+        size = (max(4.2 * len(panels) + 0.2, LEAST_WIDTH_IN), 1.6 + 0.27 * longest)
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         for axes, (name, bars) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
@@ -215,11 +216,21 @@ def _draw_scale(axes: Axes, view: View) -> None:
 
 def _png(figure: Figure, title: str, note: str) -> bytes:
     """Return the figure under its title, and above what has to go with it wherever it goes."""
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    footer = f"{note}\nTriSurv {__version__} · {NOTICE}"
+    head = _wrapped(title, int(9 * figure.get_figwidth()))
+    foot = _wrapped(f"{note}\nTriSurv {__version__} · {NOTICE}", int(15 * figure.get_figwidth()))
+    foot_inches = 0.06 + 0.15 * len(foot)
+    # What has to be wrapped takes nothing from the picture.
+    more = 0.2 * (len(head) - len(title.splitlines())) + foot_inches - 0.36
+    figure.set_figheight(figure.get_figheight() + more)
     inch = 1 / figure.get_figheight()
-    figure.set_layout_engine("constrained", rect=(0, 0.36 * inch, 1, 1 - 0.36 * inch))
-    figure.text(0.01, 0.05 * inch, footer, fontsize=8, color=SOFT, va="bottom")
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.set_layout_engine("constrained", rect=(0, foot_inches * inch, 1, 1 - foot_inches * inch))
+    figure.text(0.01, 0.05 * inch, "\n".join(foot), fontsize=8, color=SOFT, va="bottom")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _wrapped(text: str, letters: int) -> list[str]:
+    """Return the lines of a text, each of so many letters at most."""
+    return [part for line in text.splitlines() for part in wrap(line, letters)]

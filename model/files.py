@@ -34,6 +34,6 @@ def write_whole(path: Path, content: bytes) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove what processes that were killed left in a folder; somebody may write the newest."""
     with suppress(OSError):  # there is no folder, or it is another user's
-        for part in folder.glob("*.part"):
+        for part in folder.glob(f"*.{8 * '[0-9a-f]'}.part"):
             if time.time() - part.stat().st_mtime > DAY_SECONDS:
                 part.unlink()

@@ -6,7 +6,7 @@ Sources: DIAGNijmegen/CHIMERA `common/src/features/pathology/main.py`, mahmoodla
 """
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +20,7 @@ from model.batch import Bag
 from model.case import Case
 from model.encoder import EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_files
+from model.messages import some
 from model.patches import MPP_TOLERANCE, PatchSpec
 from model.slide import Slide
 
@@ -47,6 +48,25 @@ def find_bags(root: Path, case: Case) -> list[tuple[str, tuple[Path, ...]]]:
         return [(slide.path.stem, _find_bag(root, slide.path.stem)) for slide in case.slides]
     found = [(name, _find_bag(root, name)) for name in (f"{case.case_id}_HE", case.case_id)]
     return [(name, paths) for name, paths in found if paths][:1]
+
+
+@about_files()
+def check_slide_names(root: Path, slides: Iterable[Path]) -> None:
+    """Refuse slides of one name that have one bag: nobody knows whose it is.
+
+    Raises:
+        ConfigError: There are such.
+        CaseError: A folder that may hold bags cannot be read.
+    """
+    alike: dict[str, set[Path]] = {}
+    for path in slides:
+        alike.setdefault(path.stem, set()).add(path)
+    for name, paths in alike.items():
+        if len(paths) > 1 and len({path.resolve() for path in paths}) > 1:
+            for bag in _find_bag(root, name)[:1]:
+                raise ConfigError(
+                    f"{bag}: expected one slide of that name, found {some(sorted(map(str, paths)))}"
+                )
 
 
 def _find_bag(root: Path, name: str) -> tuple[Path, ...]:

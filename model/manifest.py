@@ -11,6 +11,7 @@ from pathlib import Path
 from model.case import Case, Record, SlideFile, expression, has_value, read_case, read_record
 from model.errors import ConfigError, Warn, about_case, about_files, printable
 from model.interface import FILE_COLUMNS, Interface
+from model.messages import some
 from model.records import read_expression, read_fields
 from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
 
@@ -25,6 +26,8 @@ class Row:
         fields: Every cell as text, by the lower-case name of its column.
         extra: The cells that are neither the id nor a file, by their columns' names as they are.
         job: The folder of a Grand Challenge job, which then holds all files.
+        unused: Masks without a slide; files beside those of a case that lacks one, whose names
+            may be misspelt.
     """
 
     case_id: str
@@ -34,6 +37,7 @@ class Row:
     fields: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     job: Path | None = None
+    unused: tuple[Path, ...] = ()
 
     @property
     def has_files(self) -> bool:
@@ -43,16 +47,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Tables:
-    """Records by case id, where one file has those of all cases."""
+    """Records by case id, where one file has those of all cases; `sources` are these files."""
 
     rna: Mapping[str, Record] = field(default_factory=dict)
     clinical: Mapping[str, Record] = field(default_factory=dict)
+    sources: Mapping[str, Path] = field(default_factory=dict)
 
     def of(self, case_id: str) -> "Tables":
         """Return what they have of one case."""
         return Tables(
             rna={case_id: self.rna[case_id]} if case_id in self.rna else {},
             clinical={case_id: self.clinical[case_id]} if case_id in self.clinical else {},
+            sources=self.sources,
         )
 
 
@@ -91,7 +97,7 @@ def list_table(path: Path) -> list[Row]:
     """
     rows = read_rows(path, ("case_id",))
     check_ids(path, [fields["case_id"] for fields in rows])
-    names = {name.lower(): name for name in read_header(path, read_lines(path))}
+    names = {name.lower(): name for name in read_header(read_lines(path))}
     return [_row(path, fields, names) for fields in rows]
 
 
@@ -118,7 +124,8 @@ def list_download(root: Path, *, apart: Sequence[Path] = ()) -> list[Row]:
     """List the cases of a folder in the layout of the CHIMERA download.
 
     Source: the layout of `s3://chimera-challenge`, `{root}/data/{id}/{id}_{HE.tif,HE_mask.tif,
-    CD.json,RNA.json}`; `root` may also be the `data` folder itself. Suffixes may be in upper case.
+    CD.json,RNA.json}`; `root` may also be the `data` folder itself. Names may be in any case, and
+    slides `.tiff`.
 
     Beside cases, a folder without such files counts as one, which has none; else nobody would be
     told of a misspelt name. `apart` is that of `list_cases`.
@@ -128,14 +135,17 @@ def list_download(root: Path, *, apart: Sequence[Path] = ()) -> list[Row]:
     """
     rows = []
     for folder in _folders(root / "data" if (root / "data").is_dir() else root):
-        # Sorted, so that of two names that differ in this alone the one in lower case is taken.
-        files = {path.stem + path.suffix.lower(): path for path in sorted(folder.iterdir())}
-        slide, mask, rna, clinical = (
-            path if (path := files.get(f"{folder.name}_{part}")) and path.is_file() else None
+        # Sorted, so that of two names that differ in case alone the one in lower case is taken.
+        own = sorted(path for path in folder.iterdir() if path.is_file())
+        files = {path.name.lower().replace(".tiff", ".tif"): path for path in own}
+        slide, mask, rna, clinical = found = [
+            files.get(f"{folder.name}_{part}".lower())
             for part in ("HE.tif", "HE_mask.tif", "RNA.json", "CD.json")
-        )
+        ]
         slides = () if slide is None else (SlideFile(slide, mask),)
-        row = Row(printable(folder.name), slides, rna, clinical)
+        unused = [path for path in own if path not in found and path.name[0] != "."]
+        misnamed = () if slide and rna and clinical else tuple(unused)
+        row = Row(printable(folder.name), slides, rna, clinical, unused=misnamed)
         if row.has_files or not _has_any(folder, apart):
             rows.append(row)
     return rows if any(row.has_files for row in rows) else []
@@ -169,6 +179,7 @@ def read_tables(
     return Tables(
         rna=read_expression(rna, no_rna, hidden=no_genes, genes=genes, warn=warn) if rna else {},
         clinical=read_fields(clinical, no_clinical, hidden=labels, warn=warn) if clinical else {},
+        sources={name: path for name, path in (("rna", rna), ("clinical", clinical)) if path},
     )
 
 
@@ -189,11 +200,18 @@ def build_case(row: Row, interface: Interface, tables: Tables, *, warn: Warn) ->
                 clinical=_own_record(row.clinical, interface.hidden("clinical"), warn=warn),
                 default_mpp=interface.default_mpp,
             )
-    return replace(
+            if row.unused:
+                names = some([path.name for path in row.unused])
+                warn(f"{row.unused[0].parent}: not used: {names}")
+    case = replace(
         case,
         rna=case.rna or tables.rna.get(row.case_id),
         clinical=case.clinical or tables.clinical.get(row.case_id),
     )
+    for name, record in (("rna", case.rna), ("clinical", case.clinical)):
+        if record is None and name in tables.sources:
+            warn(f"{tables.sources[name]}: nothing of this case")
+    return case
 
 
 def _own_record(path: Path | None, hidden: frozenset[str], *, warn: Warn) -> Record | None:
@@ -202,13 +220,16 @@ def _own_record(path: Path | None, hidden: frozenset[str], *, warn: Warn) -> Rec
 
 def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row:
     case_id, folder = fields["case_id"], path.parent
-    slides = [name.strip() for name in fields.get("slide", "").split(";") if has_value(name)]
-    mask = fields.get("mask", "")
-    masks = (
-        [name.strip() if has_value(name) else "" for name in mask.split(";")]
-        if has_value(mask)
-        else [""] * len(slides)
+    slides, masks = (
+        [name.strip() if has_value(name) else "" for name in fields.get(column, "").split(";")]
+        for column in ("slide", "mask")
     )
+    if not any(masks):
+        masks = [""] * len(slides)
+    elif not any(slides):
+        slides = [""] * len(masks)
+    elif len(masks) != len(slides):  # unless for a ';' at the end
+        slides = list(filter(None, slides))
     if len(masks) != len(slides):
         raise ConfigError(
             f"{path}: case {case_id}: expected a mask for each slide (as 'a.tif;;c.tif', where the "
@@ -223,11 +244,15 @@ def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row
         slides=tuple(
             SlideFile(folder / slide, folder / mask if mask else None)
             for slide, mask in zip(slides, masks, strict=True)
+            if slide
         ),
         rna=rna,
         clinical=clinical,
         fields=fields,
         extra={names[k]: cell for k, cell in fields.items() if k not in ("case_id", *FILE_COLUMNS)},
+        unused=tuple(
+            folder / mask for slide, mask in zip(slides, masks, strict=True) if mask and not slide
+        ),
     )
 
 

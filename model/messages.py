@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 SOME = 5
+LONGEST_NAME = 200
 
 _NAMES = r": [A-Z][^\s,:]*(?:, [^\s,:]+)*(?: and \S+ more)?$"
 _VALUES = r"(?<=: expected one of ).*(?=, found )"
@@ -13,9 +14,12 @@ _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
 
 
 def some(names: Sequence[str]) -> str:
-    """List the first of many names."""
+    """List the first of many names, and of a very long one the first letters."""
     more = f" and {len(names) - SOME:,} more" if len(names) > SOME else ""
-    return ", ".join(names[:SOME]) + more
+    short = [
+        name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..." for name in names
+    ]
+    return ", ".join(short[:SOME]) + more
 
 
 def listed(names: Iterable[str]) -> str:

@@ -73,8 +73,9 @@ class Predictor:
             if look is not None:
                 look(case, bag, warnings.append)
         mapping, unit = self.bundle.mapping, self.bundle.manifest.task.unit
-        months = np.array(SURVIVAL_MONTHS)
-        survival = mapping.survival(np.array([risk]), months / MONTHS_PER[unit])[0]
+        at = {months: months / MONTHS_PER[unit] for months in SURVIVAL_MONTHS}
+        within = {months: time for months, time in at.items() if time <= mapping.tau}
+        survival = mapping.survival(np.array([risk]), list(within.values()))[0]
         low, high = mapping.interval(np.array([risk]), INTERVAL)[0]
         median = float(mapping.interval(np.array([risk]), 0.0)[0, 0])
         return Prediction(
@@ -82,7 +83,7 @@ class Predictor:
             risk=risk,
             time=float(mapping.time(np.array([risk]))[0]),
             unit=unit,
-            survival=dict(zip(SURVIVAL_MONTHS, survival.tolist(), strict=True)),
+            survival=dict(zip(within, survival.tolist(), strict=True)),
             median=median if median < mapping.tau else None,
             interval=(float(low), float(high)),
             modalities=modalities,

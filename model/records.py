@@ -43,10 +43,9 @@ def read_expression(
         return _read_anndata(path, wanted, hidden=hidden, genes=genes, warn=warn)
 
     lines = read_lines(path)
-    places, own = _columns(path, lines)
-    names = _genes(
-        path, [name for name in places if genes is None or name in genes], hidden, warn=warn
-    )
+    # Tables by symbol have some several times: of no concern where the bundle does without them.
+    places, own = _columns(path, lines, genes)
+    names = _genes(path, list(places), hidden, warn=warn)
     order = {name: index for index, name in enumerate(names)}
     unread: Counter[str] = Counter()
 
@@ -77,7 +76,7 @@ def read_fields(
         ConfigError: As `read_expression`, or two fields differ in case alone.
     """
     lines = read_lines(path)
-    places, own = _columns(path, lines)
+    places, own = _columns(path, lines, None)
     check_columns(path, [name.lower() for name in places])
     fields = {name: place for name, place in places.items() if name.lower() not in hidden}
 
@@ -116,16 +115,24 @@ def _genes(path: Path, names: Sequence[str], hidden: Collection[str], *, warn: W
 # -- tables --------------------------------------------------------------------------------------
 
 
-def _columns(path: Path, lines: Iterator[Cells]) -> tuple[dict[str, int], int]:
-    """Return the place of each column of values, and that of the ids."""
-    header = read_header(path, lines)
-    own = next((place for place, name in enumerate(header) if name.lower() == "case_id"), None)
-    if own is None:
+def _columns(
+    path: Path, lines: Iterator[Cells], kept: Collection[str] | None
+) -> tuple[dict[str, int], int]:
+    """Return the place of each column of values that is kept, all when None, and of the ids."""
+    header = read_header(lines)
+    ids = [place for place, name in enumerate(header) if name.lower() == "case_id"]
+    if not ids:
         raise ConfigError(
-            f"{path}: expected one row per case, with its id in a column case_id, found columns "
-            f"{some(header)}"
+            f"{path}: expected one row per case, with its id in a column case_id (separated by "
+            f"commas), found columns {some(header)}"
         )
-    return {name: place for place, name in enumerate(header) if place != own}, own
+    places = [
+        place
+        for place, name in enumerate(header)
+        if place not in ids and (kept is None or name in kept)
+    ]
+    check_columns(path, [*("case_id" for _ in ids), *(header[place] for place in places)])
+    return {header[place]: place for place in places}, ids[0]
 
 
 def _read_lines(

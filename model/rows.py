@@ -35,7 +35,7 @@ def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
             names differ in case alone.
     """
     lines = read_lines(path)
-    header = [name.lower() for name in read_header(path, lines)]
+    header = [name.lower() for name in read_header(lines)]
     check_columns(path, header)
     absent = [name for name in required if name not in header]
     if absent:
@@ -69,15 +69,9 @@ def read_lines(path: Path) -> Iterator[Cells]:
         raise ConfigError(f"{path}: expected a readable table, found: {reason}") from error
 
 
-def read_header(path: Path, lines: Iterator[Cells]) -> list[str]:
-    """Take the names of the columns from the lines of a table.
-
-    Raises:
-        ConfigError: Two columns have the same name.
-    """
-    names = [as_text(cell) for cell in next(lines, ())]
-    check_columns(path, names)
-    return names
+def read_header(lines: Iterator[Cells]) -> list[str]:
+    """Take the names of the columns from the lines of a table."""
+    return [as_text(cell) for cell in next(lines, ())]
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:

@@ -151,7 +151,7 @@ def test_a_folder_of_the_download_without_its_files_is_a_row(
     tmp_path: Path, bundle: Path, expected: list[str]
 ) -> None:
     write_download_case(tmp_path / "data" / "A", "A")
-    write_download_case(tmp_path / "data" / "B", "b")
+    write_download_case(tmp_path / "data" / "B", "X")
     (tmp_path / "data" / "C").mkdir()
     (tmp_path / "data" / ".cache").mkdir()
     assert times(Cohort(tmp_path, tmp_path / "out"), bundle) == [expected[0], "", ""]

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_page")
 
 def refusal(cohort: Cohort, **places: Path) -> str:
     """Return the one line with which both a run and a dry run refuse a place."""
-    by = scorer(write_bundle(cohort.output.with_name("bundle.safetensors")), **places)
+    by = scorer(write_bundle(cohort.manifest.with_name("bundle.safetensors")), **places)
     with pytest.raises(ConfigError) as caught:
         score(cohort, by)
     message = "^" + re.escape(str(caught.value)) + "$"
@@ -77,7 +78,10 @@ def test_bags_that_may_only_be_read_are_taken(
 ) -> None:
     bags = tmp_path / "bags"
     bags.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and (path != bags or not mode & os.W_OK)
+    )
     warnings: list[str] = []
     by = scorer(write_bundle(tmp_path / "bundle.safetensors"), embeddings=bags)
     assert score(cohort, by, warn=warnings.append).failed == 0
@@ -114,3 +118,24 @@ def test_a_bag_that_cannot_be_written_costs_a_warning(
     )
     assert float(row["time"]) > 0
     assert list(bags.iterdir()) == []
+
+
+def test_a_table_that_the_results_would_replace_is_refused(cohort: Cohort) -> None:
+    cohort.output.mkdir()
+    table = cohort.output / "predictions.csv"
+    content = cohort.manifest.read_bytes()
+    table.write_bytes(content)
+    by = scorer(write_bundle(cohort.output.with_name("bundle.safetensors")))
+    with pytest.raises(
+        ConfigError, match=r"predictions\.csv: expected a table that the results do"
+    ):
+        score(replace(cohort, manifest=table), by)
+    assert [path.name for path in cohort.output.iterdir()] == ["predictions.csv"]
+    assert table.read_bytes() == content
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path, cohort: Cohort) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    message = f"{file}: expected a folder to write in, found a file"
+    assert refusal(replace(cohort, output=file / "out")) == message

@@ -21,6 +21,7 @@ from model.clinical import ClinicalRange, NumberRange
 from model.cohort_report import write_cohort_report
 from model.cohort_scorer import Result
 from model.embedding_range import EmbeddingRange
+from model.predictor import SURVIVAL_MONTHS
 
 CASES = 120
 
@@ -140,7 +141,9 @@ def test_the_table_has_a_row_a_case_in_order(text: str, results: list[Result]) -
             assert row[1:9] == [None] * 8
         else:
             assert row[1] == pytest.approx(result.time, abs=0.05)
-            assert row[5:9] == pytest.approx(list(result.survival.values()), abs=5e-4)
+            assert row[5:9] == pytest.approx(
+                [result.survival.get(months) for months in SURVIVAL_MONTHS], abs=5e-4
+            )
 
 
 def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: Path) -> None:
@@ -178,6 +181,7 @@ def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: P
 )
 def test_a_cause_is_what_messages_have_in_common(message: str, cause: str) -> None:
     assert cause_of(message, "C1") == cause
+    assert cause_of(message.replace("C1", "A:2"), "A:2") == cause
 
 
 def test_the_most_frequent_cause_is_first_and_counts_a_case_once() -> None:

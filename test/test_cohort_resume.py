@@ -254,7 +254,7 @@ def test_two_runs_never_share_a_folder(cohort: Cohort, bundle: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(cohort: Cohort, bundle: Path) -> None:
     cohort.output.write_text("in the way")
-    with pytest.raises(ConfigError, match=r"expected a folder to write in, found File exists$"):
+    with pytest.raises(ConfigError, match=r"expected a folder to write in, found a file$"):
         score(cohort, scorer(bundle))
 
 

@@ -46,6 +46,12 @@ def test_one_repeat_does_not_tell_how_alike_members_are() -> None:
     assert spread_ratio(results_of(1), N, 5) is None
 
 
+def test_repeats_of_the_same_folds_do_not_tell_what_the_folds_make_of_a_risk() -> None:
+    results = results_of(1)
+    again = [replace(result, risk=result.risk + 0.1) for result in results]
+    assert spread_ratio(results + again, N, 10) is None
+
+
 @pytest.mark.parametrize("members", [1, 15])
 def test_risks_of_noise_alone_stay_within_what_numbers_allow(members: int) -> None:
     ratio = spread_ratio(results_of(3, signal=0.0), N, members)
@@ -54,11 +60,12 @@ def test_risks_of_noise_alone_stay_within_what_numbers_allow(members: int) -> No
 
 def test_repeats_that_contradict_each_other_do_not_stretch_or_crush_the_risks() -> None:
     """Of all but opposite risks, the mean varies far less than its members' share of it."""
-    results = results_of(1)
+    results, others = results_of(2)[:5], results_of(2)[5:]
+    risk = out_of_fold_risk(results, N)
     drawn = np.random.default_rng(5)
     opposite = [
-        replace(result, risk=0.1 * drawn.normal(size=len(result.test)) - result.risk)
-        for result in results
+        replace(other, risk=0.1 * drawn.normal(size=len(other.test)) - risk[other.test])
+        for other in others
     ]
     assert spread_ratio(results + opposite, N, 10) == pytest.approx(np.sqrt(2 / 10))
     assert spread_ratio(results + opposite, N, 1) == pytest.approx(np.sqrt(2))

@@ -263,7 +263,7 @@ def test_a_case_without_slides(tmp_path: Path) -> None:
 
 
 def test_what_an_earlier_explanation_left_is_cleared(tmp_path: Path) -> None:
-    for name in ("attention_1_a.png", "contributions.png.1.part", "mine.png"):
+    for name in ("attention_1_a.png", "contributions.png.0badf00d.part", "mine.png"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
     clear_files(tmp_path)

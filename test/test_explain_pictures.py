@@ -110,3 +110,28 @@ def test_the_heatmap_has_the_slides_top_at_the_top(drawn: list[Figure]) -> None:
     for axes in drawn[0].axes[:2]:
         low, high = axes.get_ylim()
         assert low > high
+
+
+def test_every_word_lies_on_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names may be as long as TCGA's, and pictures as narrow as a panel."""
+    save, checked = Figure.savefig, []
+
+    def look(figure: Figure, *args: object, **options: object) -> None:
+        save(figure, *args, **options)
+        for text in figure.texts:
+            box = text.get_window_extent()
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
+            checked.append(text.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    name = "TCGA-2F-A9KO-01Z-00-DX1.195576CF-B739-4BD9-B15B-4A70AE287D3E"
+    contribution_bars(
+        f"Case {name}: 65 % of the training patients have a lower risk\n"
+        "Its risk +0.16 is the reference patient's +0.12 and what is below",
+        {"modalities": [("slide", 0.04)]},
+    )
+    heads = [text for text in checked if name in text.replace("\n", "")]
+    assert len(heads) == 1
+    assert len(heads[0].splitlines()) > 2
+    assert any("not for clinical use" in text for text in checked)

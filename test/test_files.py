@@ -52,11 +52,13 @@ def test_two_may_write_one_file(tmp_path: Path) -> None:
 
 
 def test_old_parts_of_the_dead_are_removed(tmp_path: Path) -> None:
-    for name, hours in {"old.json.1.part": 25, "new.json.2.part": 23, "old.json": 99}.items():
+    old = {"old.json.0badf00d.part": 25, "slide.svs.part": 99, "old.json": 99}
+    for name, hours in {**old, "new.json.0badf00d.part": 23}.items():
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
     remove_parts(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json.2.part", "old.json"]
+    kept = ["new.json.0badf00d.part", "old.json", "slide.svs.part"]  # the last is not ours
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
     remove_parts(tmp_path / "absent")
 
 

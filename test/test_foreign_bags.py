@@ -1,5 +1,6 @@
 """Bags of CHIMERA's organisers, CLAM and TRIDENT, as they become ours."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from model.bags import bag_path, identify, read_bag
 from model.batch import Bag
 from model.case import Case, SlideFile
 from model.errors import CaseError, ConfigError
-from model.foreign_bags import ForeignBags
+from model.foreign_bags import ForeignBags, check_slide_names
 from model.patches import PatchSpec
 from train.embed import embed_cohort
 
@@ -192,3 +193,16 @@ def test_a_case_without_a_slide_has_one_bag(tmp_path: Path) -> None:
             attributes=trident_attributes(),
         )
     np.testing.assert_array_equal(make(tmp_path).embeddings, embeddings_of(seed=0))
+
+
+def test_two_slides_of_one_name_cannot_share_a_bag(tmp_path: Path) -> None:
+    slides = [tmp_path / patient / "HE.svs" for patient in ("P1", "P2")]
+    for slide in slides:
+        slide.parent.mkdir()
+        slide.touch()
+    check_slide_names(tmp_path, slides)  # there is no bag of that name
+    write_h5(tmp_path / "HE.h5", embeddings_of(), coords_of())
+    check_slide_names(tmp_path, [slides[0], slides[0], tmp_path / "P3" / "other.svs"])
+    expected = f"HE.h5: expected one slide of that name, found {slides[0]}, {slides[1]}"
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        check_slide_names(tmp_path, slides)

@@ -71,6 +71,19 @@ def test_an_objective_of_one_case_without_an_event_is_finite(name: str) -> None:
 
 
 @each_objective
+def test_a_stand_in_does_not_drown_all_other_gradients(name: str) -> None:
+    """Gradients are clipped together; a stand-in of zeros had 1e10 of a cosine."""
+    fusion = build_toy(name, optional=FUSIONS[name].Config().modalities).train()
+    first, second, third = toy_cases(4, 3, 5)
+    batch = collate([first, without(second, "slide"), third], DIMS)
+    logits = fusion(batch)
+    labels = Labels(torch.tensor([True, False, True]), torch.tensor([0.5, 0.7, 0.9]))
+    torch.autograd.backward(logits.sum() + fusion.auxiliary_loss(batch, labels))
+    found = [value.grad.norm() for value in fusion.parameters() if value.grad is not None]
+    assert max(found) < 1e4
+
+
+@each_objective
 def test_an_objective_in_half_precision(name: str) -> None:
     fusion = build_toy(name).train()
     with torch.autocast("cpu", torch.bfloat16):

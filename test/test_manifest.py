@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -314,7 +315,9 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     warnings: list[str] = []
     tables = read_tables(rows, CHIMERA, rna=path, clinical=None, warn=warnings.append)
     assert warnings == [f"{path}: no row for 2 of 3 cases: A, C"]
-    assert build_case(rows[0], CHIMERA, tables, warn=no_warning).rna is None
+    assert build_case(rows[0], CHIMERA, tables.of("A"), warn=warnings.append).rna is None
+    assert build_case(rows[1], CHIMERA, tables.of("B"), warn=no_warning).rna is not None
+    assert warnings[1:] == [f"{path}: nothing of this case"]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +325,7 @@ def test_cases_without_a_row_are_told(tmp_path: Path) -> None:
     [
         (
             "gene,A,B\nTP53,1,2\n",
-            "expected one row per case, with its id in a column case_id, found",
+            "expected one row per case, with its id in a column case_id (separated by ",
         ),
         ("case_id,G\nX,1\nY,2\n", "expected rows of the manifest's cases (A), found X, Y"),
         ("case_id,G\nA,1\nA,2\n", "expected each case once, found more of A"),
@@ -411,3 +414,60 @@ def test_a_jobs_folder_that_may_not_be_read_is_a_case(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     assert [row.case_id for row in list_jobs(tmp_path, CHIMERA)] == ["J1", "J2"]
+
+
+def test_a_mask_without_a_slide_is_told(tmp_path: Path) -> None:
+    text = "case_id,slide,mask\nA,,m\nB,a;,m;\nC,a; ,m\nD,;b,m;n\n"
+    none, *others = list_table(write(tmp_path / "manifest.csv", text))
+    first, second = (
+        SlideFile(tmp_path / "a", tmp_path / "m"),
+        SlideFile(tmp_path / "b", tmp_path / "n"),
+    )
+    assert (none.slides, none.unused) == ((), (tmp_path / "m",))
+    assert [row.slides for row in others] == [(first,), (first,), (second,)]
+    assert [row.unused for row in others] == [(), (), (tmp_path / "m",)]
+    said: list[str] = []
+    build_case(none, CHIMERA, NO_TABLES, warn=said.append)
+    assert said == [f"{tmp_path}: not used: m"]
+
+
+def test_files_of_a_download_may_be_spelt_in_other_ways(tmp_path: Path) -> None:
+    case = tmp_path / "3A_1"
+    case.mkdir()
+    for name in ("3a_1_he.TIFF", "3A_1_HE_MASK.tif", "3A_1_rna.json", "3A_1_CD.JSON", "notes.txt"):
+        (case / name).touch()
+    (row,) = list_download(tmp_path)
+    assert row.slides == (SlideFile(case / "3a_1_he.TIFF", case / "3A_1_HE_MASK.tif"),)
+    assert (row.rna, row.clinical) == (case / "3A_1_rna.json", case / "3A_1_CD.JSON")
+    assert row.unused == ()
+
+
+def test_files_beside_those_of_a_case_that_lacks_one_are_told(tmp_path: Path) -> None:
+    case = tmp_path / "3A_1"
+    case.mkdir()
+    for name in ("3A_1_RNAseq.json", "3A_1_CD.json", ".DS_Store"):
+        write(case / name, "{}")
+    (row,) = list_download(tmp_path)
+    said: list[str] = []
+    build_case(row, CHIMERA, NO_TABLES, warn=said.append)
+    assert f"{case}: not used: 3A_1_RNAseq.json" in said
+
+
+def test_a_gene_may_be_there_twice_where_it_is_not_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path / "rna.csv", "case_id,Y_RNA,G,Y_RNA\nA,1,2,3\n")
+    for genes, found in ((frozenset({"G"}), {"G": 2}), (frozenset({"G", "Y_RNA"}), None)):
+        with nullcontext() if found else pytest.raises(ConfigError, match="found more of Y_RNA"):
+            tables = read_tables(
+                [Row("A")], CHIMERA, rna=path, clinical=None, genes=genes, warn=no_warning
+            )
+            assert dict(tables.rna["A"].values) == found
+
+
+def test_a_table_of_semicolons_is_told_in_a_short_line(tmp_path: Path) -> None:
+    genes = ";".join(f"ENSG{index:011}" for index in range(5000))
+    path = write(tmp_path / "rna.csv", f"case_id;{genes}\nA;1\n")
+    with pytest.raises(
+        ConfigError, match=r"\(separated by commas\), found columns case_id;"
+    ) as told:
+        read_tables([Row("A")], CHIMERA, rna=path, clinical=None, warn=no_warning)
+    assert len(str(told.value)) < 500

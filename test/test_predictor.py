@@ -1,5 +1,6 @@
 """What a Predictor says beside the time, in the task's unit; what a member takes of a bag."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -32,10 +33,22 @@ def test_curve_and_interval_are_those_of_the_mapping(unit: str, one_year: float)
     mapping, risk = bundle.mapping, [found.risk]
     years = {12: 1, 24: 2, 36: 3, 60: 5}
     assert found.survival == {
-        months: mapping.survival(risk, [count * one_year])[0, 0] for months, count in years.items()
+        months: mapping.survival(risk, [count * one_year])[0, 0]
+        for months, count in years.items()
+        if count * one_year <= mapping.tau
     }
     assert found.interval == tuple(mapping.interval(risk, 0.8)[0])
     assert (found.unit, found.time) == (unit, mapping.time(risk)[0])
+
+
+def test_a_curve_has_no_value_beyond_the_follow_up() -> None:
+    bundle = build_bundle(modalities=("rna", "clinical"))
+    bundle = replace(bundle, mapping=replace(bundle.mapping, tau=35.9))
+    records = record_contents()
+    case = Case("C0", clinical=Record(records[CLINICAL], Path("clinical.json")))
+    case = replace(case, rna=Record(records[RNA], Path("rna.json")))
+    predictor = Predictor(bundle, weights_dirs=(), device=torch.device("cpu"))
+    assert set(predictor.predict(case, progress=lambda *_: None).survival) == {12, 24}
 
 
 def test_an_absent_record_is_told_before_slides_are_read(

@@ -128,3 +128,17 @@ def test_no_batch_has_fewer_than_16_cases(cases: int, size: int) -> None:
     event, strata = np.ones(cases, dtype=bool), np.arange(cases) % 3
     for own in cut_batches(event, strata, size, [0]):
         assert 16 <= len(own) <= max(size, 31)
+
+
+def test_a_batch_has_events_and_others_of_a_stratum_alike() -> None:
+    """Cut with its events in front, a part had them in one batch and their controls in the next."""
+    strata = np.repeat([0, 1], [98, 42])
+    event = np.isin(np.arange(140), [*range(0, 98, 3), *range(98, 140, 3)])
+    lonely = [
+        stratum
+        for epoch in range(200)
+        for batch in cut_batches(event, strata, 32, [epoch])
+        for stratum in (0, 1)
+        if (strata[batch] == stratum).sum() > 5 and not event[batch][strata[batch] == stratum].any()
+    ]
+    assert len(lonely) < 10

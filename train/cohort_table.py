@@ -27,7 +27,7 @@ class CohortColumn:
         patients: How many patients the n cases are of.
         follow_up: Median follow-up by the reverse Kaplan-Meier curve; None where not reached.
         first, last: The shortest and the longest time.
-        event_free: Months → Kaplan-Meier's survival and 95 % interval, within the follow-up.
+        event_free: Months → `observed_survival`, within the follow-up.
         slide, rna, clinical: How many cases have it.
         genes: Fewest and most genes of a case with RNA.
         missing: Clinical column → how many of the clinical records have no value there.
@@ -40,7 +40,7 @@ class CohortColumn:
     follow_up: float | None
     first: float
     last: float
-    event_free: dict[int, tuple[float, float, float]]
+    event_free: dict[int, tuple[float, float | None, float | None]]
     slide: int
     rna: int
     clinical: int

@@ -134,13 +134,14 @@ def spread_ratio(results: Sequence[FoldResult], n: int, members: int) -> float |
         members: How many the bundle has.
 
     Returns:
-        The ratio; None where a single repeat leaves open how much of the variance is the members'.
+        The ratio; None where a single repeat leaves open how much of the variance is the members',
+        as do repeats of the same folds: what the training cases make of it does not show.
     """
     risks = _risks(results, n)  # (repeats, n)
     repeats, variance = len(risks), float(risks.mean(axis=0).var())
     if repeats == members or variance == 0:
         return 1.0
-    if repeats == 1:
+    if len({tuple(result.test) for result in results}) < len(results) or repeats == 1:
         return None
     of_members = risks.var(axis=0, ddof=1).mean()
     ratio = 1 + of_members * (1 / members - 1 / repeats) / variance
@@ -167,8 +168,9 @@ def build_bundle(run: Run, results: Sequence[FoldResult], provenance: Mapping[st
     ratio = spread_ratio(results, len(run.cases), len(members))
     if ratio is None:
         run.warn(
-            "calibration: one repeat cannot show how much the members agree, so that predicted "
-            "times lean towards the middle; set folds.repeats to 2 or more"
+            "calibration: one repeat, or several of the same folds, cannot show how much the "
+            "members agree, so that predicted times lean towards the middle; stratified folds "
+            "with folds.repeats of 2 or more can"
         )
     mapping = fit_mapping(
         run.config.mapping,

@@ -18,7 +18,7 @@ from model.devices import open_device
 from model.encoder import Encoder, EncoderSpec, load_encoder
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case, about_folder
 from model.files import remove_parts
-from model.foreign_bags import ForeignBags
+from model.foreign_bags import ForeignBags, check_slide_names
 from model.fusion.base import FusionConfig
 from model.messages import some
 from model.patches import PatchSpec
@@ -45,6 +45,8 @@ def make_bags(
     remove_parts(directory)
     mine = ranks.share([labelled.case for labelled in cases])
     if config.cohort.foreign_bags is not None:
+        slides = (slide.path for labelled in cases for slide in labelled.case.slides)
+        check_slide_names(config.cohort.foreign_bags, slides)
         maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
         embed_cohort(mine, maker, directory, warn=warn, progress=progress)
     else:

@@ -64,11 +64,12 @@ def calibration_figure(points: Sequence[CalibrationPoint], at: float, unit: Unit
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="ideal")
         predicted = np.array([point.predicted for point in points])
         observed = np.array([point.observed for point in points])
-        ends = np.array([[p.observed - p.low, p.high - p.observed] for p in points]).T
+        # As floats: no bar where a point has no interval.
+        low, high = np.array([[point.low, point.high] for point in points], dtype=float).T
         axes.errorbar(
             predicted,
             observed,
-            yerr=np.maximum(ends, 0),
+            yerr=np.maximum([observed - low, high - observed], 0),
             fmt="o",
             color=MODEL,
             capsize=3,
@@ -137,11 +138,12 @@ def _draw_curve(axes: Axes, members: Outcome, name: str, colour: str) -> None:
     km = KaplanMeierFitter().fit(members.time, members.event)
     times = km.survival_function_.index.to_numpy()
     survival = km.survival_function_.iloc[:, 0].to_numpy()
-    low, high = km.confidence_interval_.to_numpy().T
     who = cases_of(len(members), members.patients)
     label = f"{name}: {who}, {int(members.event.sum())} with an event"
     axes.step(times, survival, where="post", color=colour, linewidth=1.8, label=label)
-    axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+    if members.patients == len(members):  # else Greenwood's variance would be too small
+        low, high = km.confidence_interval_.to_numpy().T
+        axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     censored = np.unique(members.time[~members.event])
     height = survival[np.searchsorted(times, censored, side="right") - 1]
     axes.plot(censored, height, "|", color=colour, markersize=5, markeredgewidth=0.9)

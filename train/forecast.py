@@ -145,13 +145,13 @@ def forecast_with(mapping: TimeMapping, risk: Array) -> Forecast:
 
 @dataclass(frozen=True)
 class CalibrationPoint:
-    """Patients of like prediction: mean predicted and Kaplan-Meier survival at one time."""
+    """Patients of like prediction: mean predicted survival at one time, and `observed_survival`."""
 
     n: int
     predicted: float
     observed: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def calibration_time(outcome: Outcome, unit: Unit) -> float:
@@ -191,13 +191,16 @@ def _is_followed(group: Outcome, at: float) -> bool:
     return bool(last >= at or group.event[group.time == last].all())
 
 
-def observed_survival(outcome: Outcome, at: float) -> tuple[float, float, float]:
+def observed_survival(outcome: Outcome, at: float) -> tuple[float, float | None, float | None]:
     """Return Kaplan-Meier's survival at a time, with its 95 % interval (log-log).
 
-    Where nobody had an event until then, the lower end is the exact binomial one.
+    Where nobody had an event until then, the lower end is the exact binomial one. None where
+    patients have several cases, which Greenwood's variance would take for as many patients.
     """
     km = KaplanMeierFitter().fit(outcome.time, outcome.event)
     survival = float(km.survival_function_.loc[:at].iloc[-1, 0])
+    if outcome.patients < len(outcome):
+        return survival, None, None
     low, high = (float(end) for end in km.confidence_interval_.loc[:at].iloc[-1])
     if survival == 1.0:
         low = float(0.025 ** (1 / max((outcome.time >= at).sum(), 1)))

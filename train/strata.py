@@ -37,7 +37,8 @@ def cut_batches(
         # Dealt out events first, every part gets one.
         own = np.concatenate([own[event[own]], own[~event[own]]])
         parts = max(1, min(math.ceil(len(own) / size), int(event[own].sum())))
-        dealt += [own[start::parts] for start in range(parts)]
+        # Batches cut parts in two: what is cut off must not be of one outcome.
+        dealt += [rng.permutation(own[start::parts]) for start in range(parts)]
     # Cut evenly, batches of 16 would be of 11 where there are 33 cases.
     most = max(1, len(event) // LEAST_BATCH)
     count = min(math.ceil(len(event) / size), most, int(event.sum()))

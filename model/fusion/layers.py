@@ -93,12 +93,17 @@ class GatedAttentionPool(nn.Module):
         return pooled, weights * mask
 
 
+def stand_in_vector(width: int) -> nn.Parameter:
+    """Return a vector (width,) to learn, near 0; at 0 the slope of a cosine has no bound."""
+    return nn.Parameter(torch.linspace(-0.02, 0.02, width))
+
+
 class StandIn(nn.Module):
     """Replace the vector of an absent modality by a learned one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.vector = nn.Parameter(torch.zeros(width))
+        self.vector = stand_in_vector(width)
 
     def forward(self, vector: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Return (B, width): the case's own vector where `present` (B,), else the stand-in."""

@@ -10,7 +10,7 @@ from torch.nn.functional import elu, embedding_bag
 from model.batch import Batch, Dims, Modality
 from model.errors import ConfigError
 from model.fusion.base import FusionConfig
-from model.fusion.layers import OneStandIn, piece_size, snn
+from model.fusion.layers import OneStandIn, piece_size, snn, stand_in_vector
 from model.fusion.layers_elements import AlphaDropout
 
 
@@ -162,7 +162,7 @@ class PatchTokens(nn.Module):
     def __init__(self, config: FusionConfig, project: nn.Module, width: int) -> None:
         super().__init__()
         self.project = project
-        self.stand_in = nn.Parameter(torch.zeros(width)) if "slide" in config.optional else None
+        self.stand_in = stand_in_vector(width) if "slide" in config.optional else None
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tokens (B, N, width) and which are real or stand in (B, N)."""

@@ -9,6 +9,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from model.batch import Batch, Dims
 from model.fusion.base import Fusion
+from model.fusion.layers import stand_in_vector
 from model.fusion.layers_attention import CrossAttention, attention_weights
 from model.fusion.layers_elements import Dropout
 from model.fusion.layers_prototypes import Mixture, fit_mixture, fit_prototypes
@@ -96,9 +97,7 @@ class Mmp(Fusion):
         directions = nn.init.orthogonal_(torch.empty(count, dims.embedding))
         self.register_buffer("prototypes", directions)
         self.project = nn.Linear(2 * dims.embedding + 1, config.width)
-        self.slide_stand_in = (
-            nn.Parameter(torch.zeros(config.width)) if "slide" in config.optional else None
-        )
+        self.slide_stand_in = stand_in_vector(config.width) if "slide" in config.optional else None
         self.genes = GeneSetTokens(config, dims, config.width, config.dropout)
         self.codes = nn.Parameter(torch.randn(count + sets, config.code_width))
         self.norm = nn.LayerNorm(width)

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 from model.batch import Batch, Dims
 from model.errors import ConfigError
 from model.fusion.base import Fusion, Labels
+from model.fusion.layers import stand_in_vector
 from model.fusion.layers_attention import HubAttention, hub_feed_forward, masked_mean
 from model.fusion.layers_inputs import SlideAndProfileConfig
 from model.fusion.layers_tokens import GeneSetTokens, GroupedSnn, PatchTokens, SharedLinear
@@ -140,7 +141,7 @@ class SentenceTokens(nn.Module):
                 "fusion survpgc: expected clinical sentences ([clinical_text] encoder), found none"
             )
         self.project = nn.Linear(width_in, width)
-        self.stand_in = nn.Parameter(torch.zeros(width)) if "clinical" in config.optional else None
+        self.stand_in = stand_in_vector(width) if "clinical" in config.optional else None
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return (B, S, width)."""
