@@ -22,7 +22,7 @@ RAISES, LOWERS, INK, SOFT = "#D55E00", "#0072B2", "#222222", "#5d6570"
 OPACITY = 0.62
 DPI = 150
 SHEET_COLUMNS = 4
-LEAST_WIDTH_IN = 7.0
+LEAST_WIDTH_IN = 7.6
 LEAST_PANEL_IN = 2.6
 """Least width and height of a slide's panel: what the words around a thin slide need."""
 
