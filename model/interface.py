@@ -186,16 +186,19 @@ def read_interface(name: str, folders: Sequence[Path]) -> Interface:
     """Read `<name>.json` from the first of the folders that has it.
 
     Raises:
-        ConfigError: No folder has it, or it does not hold a valid preset.
+        ConfigError: No folder has it, or it does not hold a valid preset of that name.
     """
     for folder in folders:
         path = folder / f"{name}.json"
         if path.is_file():
             try:
-                return Interface.model_validate_json(path.read_bytes())
+                found = Interface.model_validate_json(path.read_bytes())
             except ValidationError as error:
                 problem = first_problem(error, whole="the file")
                 raise ConfigError(f"{path}: {problem}") from error
+            if found.name != name:  # a bundle keeps it, and would be answered by another preset
+                raise ConfigError(f"{path}: name: expected {name!r}, found {found.name!r}")
+            return found
     looked = ", ".join(str(folder) for folder in folders)
     raise ConfigError(f"interface {name!r}: expected {name}.json in {looked}, found none")
 

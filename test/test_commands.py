@@ -284,6 +284,15 @@ def test_evaluation_refuses_a_device_that_is_not_there(
     assert told.startswith("device: expected one that torch can use, found 'cuda:0': ")
 
 
+def test_evaluation_refuses_a_bundle_in_another_unit_than_its_preset(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = run.parent / "bundle.safetensors"
+    build_bundle(modalities=("clinical",), unit="years").save(bundle)
+    told = refusal(capsys, "evaluate", bundle, run.parent / "cases.csv")
+    assert told == f"{bundle}: expected times in months, as chimera_task3, found years"
+
+
 def manifest_with_records(fitted: Path, folder: Path, records: dict[str, str]) -> Path:
     """Write a manifest in which some cases have an RNA record of their own, with this text."""
     header, *rows = read_table(fitted / "cases.csv")

@@ -179,6 +179,7 @@ INVALID = {
         preset(output=OUTPUT | {"unit": "days"}),
         "output.unit: Input should be 'months' or 'years'",
     ),
+    "another's name": (preset(name="leopard"), "name: expected 'toy', found 'leopard'"),
     "impossible mpp": (preset(default_mpp=0), "default_mpp: Input should be greater than 0"),
     "a list": ([], "the file: Input should be an object"),
 }

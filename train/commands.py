@@ -172,13 +172,19 @@ def evaluate(
         The exit code: 0, or `SOME_FAILED`.
 
     Raises:
-        ConfigError: The results cannot be written, or too few cases can be scored.
+        ConfigError: The results cannot be written, the bundle predicts in another unit than its
+            preset's outcomes are read in, or too few cases can be scored.
     """
     check_places(output, report)
     bundle = Bundle.load(path)
     weights_dirs = [path.parent, *EncoderConfig().weights]
     predictor = load_predictor(bundle, weights_dirs, ranks.device(device), bags=cohort.bags)
     interface = read_interface(bundle.manifest.task.interface, [path.parent, INTERFACES])
+    unit, answered = bundle.manifest.task.unit, interface.output.unit
+    if unit != answered:
+        raise ConfigError(
+            f"{path}: expected times in {answered}, as {interface.name}, found {unit}"
+        )
     failed: list[str] = []
 
     def leave_out(error: TriSurvError) -> None:
