@@ -378,6 +378,20 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(
     assert told == f"{tmp_path}/file: expected a folder to write in, found File exists"
 
 
+@pytest.mark.parametrize("name", ["bundle.safetensors", "cases.csv", "rna.csv", "clinical.csv"])
+def test_evaluation_writes_over_nothing_that_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("kept")
+    (tmp_path / "link").symlink_to(name)
+    own = (tmp_path / "bundle.safetensors", tmp_path / "cases.csv")
+    tables = ("--rna-table", tmp_path / "rna.csv", "--clinical-table", tmp_path / "clinical.csv")
+    for output in (tmp_path / name, tmp_path / "link"):
+        told = refusal(capsys, "evaluate", *own, *tables, "--output", output)
+        assert told == f"{output}: expected a file to write, found one that is read"
+    assert (tmp_path / name).read_text() == "kept"
+
+
 def test_bags_stand_in_for_slides_and_encoder(fitted: Path, tmp_path: Path) -> None:
     bundle, report = tmp_path / "bundle.safetensors", tmp_path / "report"
     build_bundle(modalities=("slide",)).save(bundle)

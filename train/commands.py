@@ -175,7 +175,7 @@ def evaluate(
         ConfigError: The results cannot be written, the bundle predicts in another unit than its
             preset's outcomes are read in, or too few cases can be scored.
     """
-    check_places(output, report)
+    check_places(output, report, [path, cohort.root, cohort.rna_table, cohort.clinical_table])
     bundle = Bundle.load(path)
     weights_dirs = [path.parent, *EncoderConfig().weights]
     predictor = load_predictor(bundle, weights_dirs, ranks.device(device), bags=cohort.bags)

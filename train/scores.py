@@ -16,16 +16,19 @@ from model.progress import Progress
 from train.cohort import LabelledCase
 
 
-def check_places(output: Path | None, report: Path | None) -> None:
+def check_places(output: Path | None, report: Path | None, inputs: Sequence[Path | None]) -> None:
     """See that results can be written before the work is done that makes them.
 
     Args:
         output: A file; its folder is made where it is not there.
         report: A folder, likewise.
+        inputs: What the work reads.
 
     Raises:
-        ConfigError: Nothing can be written there.
+        ConfigError: Nothing can be written there, or the output is one of the inputs.
     """
+    if output and output.resolve() in {path.resolve() for path in inputs if path}:
+        raise ConfigError(f"{output}: expected a file to write, found one that is read")
     if output and report and report.resolve().is_relative_to(output.resolve()):
         raise ConfigError(f"{output}: expected a file to write, found the report's folder")
     if output is not None:
