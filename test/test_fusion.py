@@ -60,6 +60,18 @@ def test_logits_are_finite_and_of_one_shape(name: str, outputs: int) -> None:
     assert len(set(logits[:, 0].tolist())) == 3
 
 
+@pytest.mark.parametrize(("shape", "outputs"), [((3,), 1), ((3, 5), 4), ((1, 1), 1)])
+def test_logits_of_another_shape_are_refused(shape: tuple[int, ...], outputs: int) -> None:
+    class Odd(Fusion):
+        def forward(self, batch: Batch) -> Tensor:
+            return torch.zeros(shape)
+
+    fusion = Odd(FusionConfig(), DIMS.model_copy(update={"outputs": outputs}))
+    with pytest.raises(ConfigError) as caught:
+        fusion(collate(toy_cases(5, 1, 3), DIMS))
+    assert str(caught.value) == f"Odd: expected logits (3, {outputs}), found {shape}"
+
+
 @each_output
 @each_fusion
 def test_a_batch_equals_its_singles(name: str, outputs: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
+from model.errors import ConfigError
 
 
 class FusionConfig(BaseModel):
@@ -99,6 +100,14 @@ class Fusion(nn.Module, ABC):
         return None
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Return logits (B, T)."""
+        """Return logits (B, T).
+
+        Raises:
+            ConfigError: The model's are of another shape, which some losses would take.
+        """
         logits: torch.Tensor = super().__call__(batch)
+        expected, found = (len(batch), self.dims.outputs), tuple(logits.shape)
+        if found != expected:
+            name = type(self).__name__
+            raise ConfigError(f"{name}: expected logits {expected}, found {found}")
         return logits
