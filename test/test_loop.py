@@ -162,6 +162,15 @@ def test_a_fit_that_diverges_ends_in_one_line() -> None:
         train_fusion(make_fusion(), make_fold(), Plan(config, 10, (1,)))
 
 
+def test_a_fusion_without_finite_logits_is_not_blamed_on_the_fit() -> None:
+    fusion = make_fusion()
+    torch.nn.init.constant_(fusion.head.bias, torch.nan)
+    with pytest.raises(ConfigError) as caught:
+        train_fusion(fusion, make_fold(), Plan(FIT, 1, (0,)))
+    reason = "Pairwise gives no finite number before any training"
+    assert str(caught.value) == f"fit: expected a finite loss, found nan; {reason}"
+
+
 def test_a_fusion_fits_to_the_bags_and_adds_an_objective_of_its_own() -> None:
     fold = make_fold()
     config = FIT.model_copy(update={"clip_norm": 1e9, "chunk_patches": 20})

@@ -59,7 +59,7 @@ def train_fusion(
     no fixed order, up to rounding).
 
     Raises:
-        ConfigError: The loss is no longer a number.
+        ConfigError: The loss is no longer a number, or is none before the first step.
     """
     config, checkpoint = plan.config, plan.checkpoint
     optimiser = torch.optim.AdamW(
@@ -157,6 +157,8 @@ def _step(
     loss = objective(logits, draw.fold, torch.from_numpy(draw.indices))
     if not loss.isfinite():
         advice = "a smaller fit.learning_rate or fit.precision=float32 may help"
+        if not optimiser.state:  # no step has been taken yet
+            advice = f"{type(fusion).__name__} gives no finite number before any training"
         raise ConfigError(f"fit: expected a finite loss, found {loss.item()}; {advice}")
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.autograd.backward(first, gradient[: len(first)])
