@@ -17,6 +17,7 @@ from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.bundle import read_manifest
 from model.encoder import ENCODERS
+from model.fusion import FUSIONS
 from train import commands
 from train.__main__ import main
 from train.cohort import read_cohort
@@ -220,6 +221,20 @@ def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
     assert told.endswith(
         "run: expected an empty folder or this run's own, found a run that differs in RNA"
     )
+
+
+def test_a_model_that_gives_all_cases_one_risk_is_told_before_the_report(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FUSIONS["concat"].forward
+    monkeypatch.setattr(FUSIONS["concat"], "forward", lambda *given: 0 * real(*given))
+    assert main(["fit", str(run)]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    start = "fusion concat: expected out-of-fold risks that differ, found 0 for all 40 cases"
+    assert told.startswith(start)
+    assert not (run.parent / "run" / "report.html").exists()
+    header, *rows = read_table(run.parent / "run" / "out_of_fold.csv")
+    assert (header[-1], {row[-1] for row in rows}) == ("risk", {"0.0"})
 
 
 # -- evaluate --------------------------------------------------------------------------------------

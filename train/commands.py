@@ -34,6 +34,7 @@ from train.crossval import (
     Run,
     build_bundle,
     check_folds,
+    check_risks,
     cross_validate,
     out_of_fold_risk,
 )
@@ -108,6 +109,8 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     if not ranks.is_first():
         return
     risk = out_of_fold_risk(results, len(cases))
+    _write_risks(config.output / "out_of_fold.csv", cases, risk)
+    check_risks(risk, config.fusion.name)
     provenance: dict[str, Any] = {
         "version": __version__,
         "commit": _commit(),
@@ -127,7 +130,6 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     provenance["out_of_fold"] = {name: asdict(value) for name, value in metrics.items()}
     target = config.output / "bundle.safetensors"
     build_bundle(run, results, provenance).save(target)
-    _write_risks(config.output / "out_of_fold.csv", cases, risk)
     say(f"wrote {target} in {time.monotonic() - started:.0f} s")
 
 

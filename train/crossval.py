@@ -122,6 +122,19 @@ def out_of_fold_risk(results: Sequence[FoldResult], n: int) -> FloatArray:
     return risk
 
 
+def check_risks(risk: FloatArray, fusion: str) -> None:
+    """Refuse out-of-fold risks (n,) of which nothing can be said.
+
+    Raises:
+        ConfigError: All are one.
+    """
+    if len(np.unique(risk)) == 1:
+        raise ConfigError(
+            f"fusion {fusion}: expected out-of-fold risks that differ, found {risk[0]:g} for all "
+            f"{len(risk)} cases; a smaller fit.learning_rate or fit.weight_decay may help"
+        )
+
+
 def spread_ratio(results: Sequence[FoldResult], n: int, members: int) -> float | None:
     """Return how widely new patients' risks spread, in standard deviations of out-of-fold ones.
 
