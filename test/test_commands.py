@@ -99,6 +99,23 @@ def test_a_config_may_start_with_a_byte_order_mark(run: Path) -> None:
     assert read_config(run) == config
 
 
+def test_paths_may_begin_at_home(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    run.write_text(f'encoder.weights = ["~/weights"]\n{run.read_text()}')
+    config = read_config(run, ["output=~/run", "cohort.bags=~no such user~/bags"])
+    assert config.output == Path("/home/somebody/run")
+    assert config.encoder.weights == (Path("/home/somebody/weights"),)
+    assert config.cohort.bags == Path("~no such user~/bags")
+
+
+@pytest.mark.parametrize("override", ["output=", "output=''", "cohort.root= "])
+def test_an_empty_path_is_not_the_current_folder(
+    run: Path, capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    told = refusal(capsys, "fit", run, override)
+    assert told == f"{run}: {override.partition('=')[0]}: expected a path, found nothing"
+
+
 def test_a_folder_that_cannot_be_written_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,13 +1,11 @@
 """What a benchmark is told: the tables, and the models that are fitted to them."""
 
-from pathlib import Path
-
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 
 from model.batch import MODALITIES, Modality
 from train.baselines import build_baselines
 from train.benchmark_oracle import OracleConfig
-from train.config import ChosenEpochsConfig, FusionChoice, Part
+from train.config import ChosenEpochsConfig, FusionChoice, Part, UserPath
 from train.kept import check_labels
 from train.tables import SCHEMA, Endpoint, Source
 
@@ -46,7 +44,7 @@ class DeepModel(FusionChoice):
     """
 
     label: str
-    gene_sets: Path | None = None
+    gene_sets: UserPath | None = None
     components: int | None = Field(default=None, gt=0)
     modalities: tuple[Modality, ...] = ()
     baseline: bool = False
@@ -69,9 +67,9 @@ class BenchmarkConfig(Part):
             in place of `fit`'s own.
     """
 
-    data: Path
-    output: Path
-    results: Path
+    data: UserPath
+    output: UserPath
+    results: UserPath
     caveats: tuple[str, ...] = ()
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     resamples: int = Field(default=1000, gt=0)

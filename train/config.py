@@ -3,9 +3,9 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.errors import ConfigError, first_problem
@@ -22,6 +22,21 @@ LEAST_BATCH = 16
 """Cases that a step of Cox's loss needs, for its events to be compared with some others."""
 FitPrecision = Literal["float32", "bfloat16"]
 """Without float16, in which gradients vanish."""
+
+
+def _read_path(value: object) -> object:
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value).strip():  # which would be the current folder
+        raise ValueError("expected a path, found nothing")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # nobody of that name: like a shell, take it as it stands
+        return value
+
+
+UserPath = Annotated[Path, BeforeValidator(_read_path)]
+"""A path as a user writes it: no shell has put the home folder in place of ~."""
 
 
 class Part(BaseModel):
@@ -43,13 +58,13 @@ class CohortConfig(Part):
         foreign_bags: Embeddings by another program, taken in place of the slides.
     """
 
-    root: Path
+    root: UserPath
     interface: str = "chimera_task3"
-    rna_table: Path | None = None
-    clinical_table: Path | None = None
+    rna_table: UserPath | None = None
+    clinical_table: UserPath | None = None
     time_unit: Literal["days", "months", "years"] | None = None
-    bags: Path | None = None
-    foreign_bags: Path | None = None
+    bags: UserPath | None = None
+    foreign_bags: UserPath | None = None
 
     @property
     def bag_dir(self) -> Path:
@@ -66,7 +81,7 @@ class EncoderConfig(Part):
 
     id: str = "efficientnet_lite0"
     precision: Precision = "float32"
-    weights: tuple[Path, ...] = (Path("resources/encoders"),)
+    weights: tuple[UserPath, ...] = (Path("resources/encoders"),)
 
     def spec(self) -> EncoderSpec:
         """Return the encoder's spec, in the precision of the run.
@@ -101,8 +116,8 @@ class RnaConfig(Part):
     """
 
     scale: Scale = "log"
-    panel: Path | None = None
-    gene_sets: Path | None = None
+    panel: UserPath | None = None
+    gene_sets: UserPath | None = None
     min_genes_per_set: int = Field(default=1, gt=0)
     top_variance: int | None = Field(default=None, gt=0)
     max_missing: float = Field(default=0.01, ge=0, lt=1)
@@ -117,7 +132,7 @@ class ClinicalTextConfig(Part):
     """
 
     encoder: Literal["minilm", "conch"] = "minilm"
-    weights: Path | None = None
+    weights: UserPath | None = None
 
 
 class FusionChoice(Part):
@@ -194,7 +209,7 @@ class FoldsConfig(Part):
 
     by: Literal["stratified", "file", "centre"] = "stratified"
     count: int = Field(default=5, ge=2)
-    file: Path | None = None
+    file: UserPath | None = None
     repeats: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -210,7 +225,7 @@ class TrainConfig(Part):
     `members` says what the bundle holds: the folds' models, or one refitted on all cases.
     """
 
-    output: Path
+    output: UserPath
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     notice: str = "research software, not for clinical use"
