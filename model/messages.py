@@ -1,7 +1,8 @@
 """Lines for people: lists, numbers with their nouns, and what members say, on one line."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 SOME = 5
 LONGEST_NAME = 200
@@ -30,6 +31,27 @@ def listed(names: Iterable[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return "1 worker" or "2 workers"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """List the first nested settings that differ, as "fit.epochs=5 not 6"."""
+    old, new = flatten(found), flatten(wanted)
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    return some([f"{name}={_setting(old, name)} not {_setting(new, name)}" for name in names])
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    value = settings.get(name)
+    return "none" if value is None else value
 
 
 def describe_interval(ends: tuple[float, float], follow_up: float) -> str:

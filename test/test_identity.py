@@ -70,6 +70,14 @@ def test_the_same_data_goes_on(folder: Path) -> None:
     start(folder, "embed.workers=2", "device=cuda")
 
 
+def test_a_cohort_that_has_moved_goes_on(folder: Path) -> None:
+    start(folder)
+    moved = folder.rename(folder.with_name("moved"))
+    config = moved / "run.toml"
+    config.write_text(config.read_text().replace(str(folder), str(moved)))
+    start(moved, f"cohort.bags={moved}/bags", 'encoder.weights=["elsewhere"]')
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "event": (lambda f: set_cell(f / "cases.csv", 1, 1, "1"), "cases"),
     "centre": (lambda f: set_cell(f / "cases.csv", 1, 3, "Z"), "cases"),
@@ -135,8 +143,9 @@ def test_another_config_is_refused_and_a_bag_of_no_matter_is_not(folder: Path) -
     start(folder, without)
     write_test_bag(folder, 1)
     start(folder, without)
-    with pytest.raises(ConfigError, match=r"found a run that differs in config$"):
-        start(folder, without, "seed=1")
+    told = "found a run that differs in config (seed=0 not 1, fit.max_patches=none not 9)"
+    with pytest.raises(ConfigError, match=f"{re.escape(told)}$"):
+        start(folder, without, "seed=1", "fit.max_patches=9")
 
 
 def cohort(ids: list[str]) -> list[LabelledCase]:

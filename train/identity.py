@@ -15,9 +15,22 @@ from model.bags import bag_path, identify
 from model.case import Record
 from model.errors import ConfigError
 from model.files import write_whole
+from model.messages import differences
 from model.weights import sha256_of
 from train.cohort import LabelledCase
 from train.config import TrainConfig
+
+# Who computes is no matter of the run: a killed one may go on with other workers, or a CPU.
+# Nor is where files lie: their contents are in the identity, of an encoder's weights in the bags.
+_NO_MATTER: Mapping[str, bool | set[str]] = {
+    "embed": True,
+    "device": True,
+    "output": True,
+    "cohort": {"root", "rna_table", "clinical_table", "bags", "foreign_bags"},
+    "encoder": {"weights"},
+    "rna": {"panel", "gene_sets"},
+    "folds": {"file"},
+}
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -45,7 +58,11 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         theirs = dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: expected what a run writes, found damage") from error
-    differing = [name for name, value in identity.items() if theirs.get(name) != value]
+    differing = [
+        _tell(name, theirs.get(name), value)
+        for name, value in identity.items()
+        if theirs.get(name) != value
+    ]
     if differing:
         raise ConfigError(
             f"{folder}: expected an empty folder or this run's own, "
@@ -63,8 +80,7 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     bags = [bag_path(config.cohort.bag_dir, case.case_id) for case in cases]
     return {
         "program": _program_sha256(),
-        # Who computes is no matter of the run: a killed one may go on with other workers, or a CPU.
-        "config": config.model_dump(mode="json", exclude={"embed", "device"}),
+        "config": config.model_dump(mode="json", exclude=_NO_MATTER),
         "cases": _sha256([(c.case_id, c.event, c.time, c.centre, c.patient_id) for c in cases]),
         "RNA": _records_sha256([case.case.rna for case in cases]),
         "clinical records": _records_sha256([case.case.clinical for case in cases]),
@@ -75,6 +91,13 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
         if uses_slides
         else None,
     }
+
+
+def _tell(name: str, theirs: object, ours: object) -> str:
+    """Name a part of an identity that differs, and its settings that do."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        return f"{name} ({differences(theirs, ours)})"
+    return name
 
 
 def _program_sha256() -> str:

@@ -17,6 +17,7 @@ from model.bundle import Bundle
 from model.case import Prediction
 from model.files import write_whole
 from model.interface import Interface, Unit
+from model.messages import flatten
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
 from train.cohort_table import CohortColumn, describe_cohort
@@ -126,7 +127,7 @@ def training_report(
         baselines=compared,
         cohort=describe_cohort(run.cases, run.interface.clinical, unit=unit, has_slide=has_slide),
         folds=describe_folds(run.cases, results, resamples=resamples),
-        settings=_flatten(run.config.model_dump(mode="json")),
+        settings=flatten(run.config.model_dump(mode="json")),
         provenance=dict(provenance),
         notes=list(dict.fromkeys(notes)),
         figures={
@@ -178,7 +179,7 @@ def validation_report(
             has_slide=lambda case: bool(case.case.slides) or case.case_id in with_bag,
         ),
         folds=[],
-        settings=_flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
+        settings=flatten({"fusion": manifest.fusion, "settings": manifest.settings}),
         # A report travels further than its bundle, and nobody reads hashes.
         provenance={k: v for k, v in manifest.provenance.items() if k != "patients"},
         notes=list(notes),
@@ -243,15 +244,6 @@ def _figures(
             evaluation.calibration, evaluation.calibration_at, unit
         )
     return figures
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat
 
 
 def _number(value: float, digits: int = 3, *, signed: bool = False) -> str:
