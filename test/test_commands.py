@@ -198,6 +198,21 @@ def test_gene_sets_that_do_not_fit_are_told_before_slides_are_embedded(
     assert "expected" in refusal(capsys, "fit", run, sets, "rna.min_genes_per_set=3")
 
 
+def test_records_that_lack_genes_are_all_told_before_slides_are_embedded(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run.parent / "rna.csv"
+    rows = read_table(path)
+    rows[8][1] = rows[32][2] = ""
+    write_table(path, rows)
+    monkeypatch.setattr(commands, "make_bags", None)
+    assert refusal(capsys, "fit", run) == (
+        f"{run.parent}/cases.csv: expected records that can be used of all 40 cases, found others "
+        f"for 2: P07, P31; the first, case P07: {path}: expected at most 0 of 8 genes missing, "
+        "found 1 missing: G0"
+    )
+
+
 def test_folds_that_do_not_fit_are_told_before_any_work(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

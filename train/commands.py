@@ -38,7 +38,7 @@ from train.crossval import (
     cross_validate,
     out_of_fold_risk,
 )
-from train.dataset import Bags, make_fold, start_member
+from train.dataset import Bags, check_records, make_fold, start_member
 from train.embed import make_bags
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
@@ -142,7 +142,8 @@ def _check(
         ConfigError: The device is not there, a case or a fold lacks what it needs, folds, gene
             panel, gene sets or the fusion's settings do not fit, a text encoder is absent, Cox's
             loss would compare nobody or a fold has too few event times for the bins of the other,
-            no time mapping can be fitted, or the output folder cannot be written.
+            no time mapping can be fitted, a record cannot be used, or the output folder cannot be
+            written.
     """
     ranks.device(config.device)
     check_presence(cases, config, warn=warn)
@@ -154,7 +155,8 @@ def _check(
     if "rna" in config.fusion.read().modalities:
         check_genes(config.rna, cases, warn=warn)
     bags = Bags(config.cohort.bag_dir, config.encoder.spec(), config.patches)
-    start_member(cases, bags, config, interface.clinical)
+    member = start_member(cases, bags, config, interface.clinical)
+    check_records(member, cases, str(config.cohort.root))
     make_folder(config.output)
 
 

@@ -12,11 +12,12 @@ from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
 from model.encoder import EncoderSpec
-from model.errors import ConfigError, Warn, about_case
+from model.errors import CaseError, ConfigError, Warn, about_case
 from model.fusion import FUSIONS, build_fusion
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.member import Member
+from model.messages import some
 from model.patches import PatchSpec
 from train.cohort import LabelledCase, clinical_records, outcomes
 from train.config import TrainConfig
@@ -189,6 +190,27 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
         time=torch.tensor([case.time for case in cases], dtype=torch.float64),
         strata=torch.tensor([strata.index(case.stratum) for case in cases]),
     )
+
+
+def check_records(member: Member, cases: Sequence[LabelledCase], source: str) -> None:
+    """Refuse records that a member's preprocessing cannot be applied to, and name all their cases.
+
+    What else there is to say of them is said in the folds.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    failed: dict[str, CaseError] = {}
+    for case in cases:
+        try:
+            _inputs(member, case, warn=lambda text: None)
+        except CaseError as error:
+            failed[case.case_id] = error
+    if failed:
+        raise ConfigError(
+            f"{source}: expected records that can be used of all {len(cases)} cases, found others "
+            f"for {len(failed)}: {some(list(failed))}; the first, {next(iter(failed.values()))}"
+        )
 
 
 def tensor_fold(
