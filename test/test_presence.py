@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_files import CHIMERA
 from small_runs import read_table, write_run, write_table
 from synthetic import no_warning
 
@@ -15,7 +16,7 @@ from train.__main__ import main
 from train.cohort import LabelledCase
 from train.config import TrainConfig, read_config
 from train.crossval import check_folds
-from train.presence import check_presence, leave_out_empty
+from train.presence import check_columns, check_presence, leave_out_empty
 
 RECORD = Record({"G0": 1.0}, Path("record.json"))
 RNA_OR_SLIDE = {"modalities": ["slide", "rna"], "optional": ["slide", "rna"]}
@@ -56,6 +57,16 @@ def test_a_slide_is_a_file_a_bag_or_another_programs(tmp_path: Path) -> None:
         f"{tmp_path}/cases.csv: 2 of 15 cases have no slide or rna, as a prediction needs, and "
         "are left out: clinical, nothing"
     ]
+
+
+def test_clinical_columns_of_no_use_are_named_once() -> None:
+    values = {" Age": 70, "HER2": "+", "sex": "male", "centre": "A", "progression": 1}
+    records = [Record(values | {key: 1}, Path("clinical.csv")) for key in ("psa", "STAGE")]
+    cases = labelled(*(Case(f"C{i}", clinical=record) for i, record in enumerate(records)))
+    warnings: list[str] = []
+    check_columns(cases, CHIMERA, warn=warnings.append)
+    check_columns(cases[2:], CHIMERA, warn=warnings.append)
+    assert warnings == ["HER2, psa: no columns of interface chimera_task3, not used"]
 
 
 def test_too_few_cases_with_a_modality_are_refused(tmp_path: Path) -> None:

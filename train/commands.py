@@ -44,7 +44,7 @@ from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
 from train.panel import check_genes
-from train.presence import check_presence, leave_out_empty
+from train.presence import check_columns, check_presence, leave_out_empty
 from train.report import training_report, validation_report, write_report
 from train.rivals import fit_baselines
 from train.scores import (
@@ -154,6 +154,8 @@ def _check(
         check_risk_sets(cases, config.fit.batch_cases, str(config.cohort.root), warn=warn)
     if "rna" in config.fusion.read().modalities:
         check_genes(config.rna, cases, warn=warn)
+    if "clinical" in config.fusion.read().modalities:
+        check_columns(cases, interface, warn=warn)
     bags = Bags(config.cohort.bag_dir, config.encoder.spec(), config.patches)
     member = start_member(cases, bags, config, interface.clinical)
     check_records(member, cases, str(config.cohort.root))

@@ -1,4 +1,4 @@
-"""Which of a run's modalities its cases have: who is left out, and what no case goes without."""
+"""What a run's cases have of its modalities: who is left out, and what nothing is learned of."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ from model.bags import bag_path, slide_sources
 from model.case import Case
 from model.errors import ConfigError, Warn
 from model.foreign_bags import ForeignBags
+from model.interface import Interface
 from model.messages import some
-from train.cohort import LabelledCase, check_outcomes
+from train.cohort import LabelledCase, check_outcomes, clinical_records
 from train.config import TrainConfig
 
 
@@ -61,6 +62,18 @@ def check_presence(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: 
                 f"fusion.settings.optional: every case has {name} and fit.modality_dropout is 0, "
                 f"so that nothing is learned of cases without it; their risks will be arbitrary"
             )
+
+
+def check_columns(cases: Sequence[LabelledCase], interface: Interface, *, warn: Warn) -> None:
+    """Name what clinical records hold beside the interface's columns, as nothing is told by it."""
+    schema = interface.clinical
+    columns = {name.lower() for name in (*schema.numbers, *schema.categories)}
+    known = columns | interface.hidden("rna")  # a manifest's own columns, too
+    records = clinical_records(cases)
+    keys = dict.fromkeys(key.strip() for record in records for key in record.values)
+    others = [key for key in keys if key.lower() not in known]
+    if others:
+        warn(f"{some(others)}: no columns of interface {interface.name}, not used")
 
 
 def has_modality(case: Case, modality: str, config: TrainConfig) -> bool:
