@@ -76,7 +76,7 @@ class RnaSpec:
             known = sorted(set(panel) & set(known))
         if not known:
             raise ConfigError("RNA: expected genes of the panel in the training data, found none")
-        values = np.stack([_values(record.values, known, scale) for record in records])
+        values = np.stack([gene_values(record.values, known, scale) for record in records])
         present = ~np.isnan(values)
         # A gene that most training cases lack has no usable mean.
         common = present.mean(axis=0) >= 0.5
@@ -98,7 +98,7 @@ class RnaSpec:
         Raises:
             CaseError: More genes are missing, or not finite, than `max_missing` allows.
         """
-        values = _values(record.values, self.genes, self.scale)
+        values = gene_values(record.values, self.genes, self.scale)
         missing = np.isnan(values)
         # 0.29 of 100 is 28.999… in floating point.
         count, limit = int(missing.sum()), int(self.max_missing * len(self.genes) + 1e-9)
@@ -136,7 +136,7 @@ class RnaSpec:
             )
 
 
-def _values(
+def gene_values(
     record: Mapping[str, object], genes: Sequence[str], scale: Scale
 ) -> npt.NDArray[np.float64]:
     """Return the genes' values on the log scale (G,), NaN where missing or not finite."""

@@ -188,6 +188,27 @@ def test_genes_of_the_panel_that_the_cohort_lacks_are_named(run: Path) -> None:
     assert warnings == [f"{path}: 1 of 3 genes are in no case of the cohort: TP53"]
 
 
+def test_outcomes_among_the_genes_are_told(run: Path) -> None:
+    """Rounded and with gaps, in reverse, and as codes; equal values, or none, tell nothing."""
+    labels = {row[0]: row for row in read_table(run.parent / "cases.csv")}
+    header, *rows = read_table(run.parent / "rna.csv")
+    header += ["OS_months", "left", "OS_status", "flat", "gone"]
+    for i, row in enumerate(rows):
+        _, event, time, _ = labels[row[0]]
+        months = "" if i % 9 == 0 else f"{float(time) / 30.4:.1f}"
+        row += [months, f"-{time}", f"{1 + int(event)}", "0", ""]
+    write_table(run.parent / "rna.csv", [header, *rows])
+    cases = read_cohort(read_config(run).cohort, CHIMERA, warn=no_warning)
+    warnings: list[str] = []
+    check_genes(RnaConfig(), cases, warn=warnings.append)
+    assert warnings == [
+        "OS_months, OS_status, left: expected genes, found values in the order of the cases' times "
+        "or events; outcomes have no place among them"
+    ]
+    (run.parent / "panel.txt").write_text("G0\nG1\n")
+    check_genes(RnaConfig(panel=run.parent / "panel.txt"), cases, warn=no_warning)
+
+
 @pytest.mark.parametrize("genes", ["TP53\tKRT5", "G0\tG1"])
 def test_gene_sets_that_do_not_fit_are_told_before_slides_are_embedded(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, genes: str

@@ -1,26 +1,42 @@
 """Which genes a run may use, as its panel and gene sets say, and what is fitted to them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
 
 from model.errors import ConfigError, Warn
 from model.messages import some
-from model.rna import RnaSpec
-from train.cohort import LabelledCase, rna_records
+from model.rna import FloatArray, RnaSpec, gene_values
+from train.cohort import LabelledCase, outcomes, rna_records
 from train.config import RnaConfig
 from train.gene_sets import GeneSets, all_genes, place_gene_sets, read_gene_sets, read_panel
 
+OUTCOME_RANK = 0.99
+"""Rank correlation beyond which a column of expression is an outcome; 0.99 allows for rounding."""
+LEAST_VALUES = 10
+"""Of fewer cases, one of 20,000 genes may well have the order of the times by chance."""
+SIFTING_CASES, SIFTING_RANK = 20, 0.9
+
 
 def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:
-    """Name the genes of a run's panel that no case has, before a fold does without them.
+    """Name genes that may be outcomes, and those of a run's panel that no case has.
 
     Raises:
         ConfigError: The panel or the gene sets cannot be read, or no case has a gene of the panel.
     """
     _, panel = read_genes(config)
+    known: set[str] = set().union(*(record.values.keys() for record in rna_records(cases)))
+    telling = _telling_genes(cases, sorted(known if panel is None else known & set(panel)))
+    if telling:
+        warn(
+            f"{some(telling)}: expected genes, found values in the order of the cases' times or "
+            "events; outcomes have no place among them"
+        )
     if config.panel is None or panel is None:
         return
-    records = rna_records(cases)
-    known: set[str] = set().union(*(record.values.keys() for record in records))
     unknown = [gene for gene in panel if gene not in known]
     if len(unknown) == len(panel):
         raise ConfigError(
@@ -32,6 +48,58 @@ def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn)
             f"{config.panel}: {len(unknown):,} of {len(panel):,} genes are in no case of the "
             f"cohort: {some(unknown)}"
         )
+
+
+def _telling_genes(cases: Sequence[LabelledCase], genes: Sequence[str]) -> list[str]:
+    """Return the genes whose values rank the cases as their times or events do, or the reverse."""
+    measured = sorted((c for c in cases if c.case.rna is not None), key=lambda case: case.time)
+    # Some events and some others, from early to late, sift the genes in a hundredth of the time.
+    few = []
+    for event in (True, False):
+        group = [case for case in measured if case.event is event]
+        few += group[:: max(1, len(group) // SIFTING_CASES)]
+    suspects = [
+        gene
+        for gene, rank, count in _outcome_ranks(few, genes)
+        if rank > SIFTING_RANK or count < LEAST_VALUES
+    ]
+    return [
+        gene
+        for gene, rank, count in _outcome_ranks(measured, suspects)
+        if rank > OUTCOME_RANK and count >= LEAST_VALUES
+    ]
+
+
+def _outcome_ranks(
+    cases: Sequence[LabelledCase], genes: Sequence[str]
+) -> Iterable[tuple[str, float, int]]:
+    """Return each gene's highest |Spearman| with times or events, and how many values it has."""
+    if not genes:
+        return ()
+    values = np.stack([gene_values(record.values, genes, "log") for record in rna_records(cases)])
+    outcome = outcomes(cases)
+    ranks = [np.abs(_rank_correlation(values, truth)) for truth in (outcome.time, outcome.event)]
+    counts = np.isfinite(values).sum(axis=0)
+    return zip(genes, np.maximum(*ranks).tolist(), counts.tolist(), strict=True)
+
+
+def _rank_correlation(values: FloatArray, truth: npt.NDArray[Any]) -> FloatArray:
+    """Return Spearman's correlation of each column (n, G) with a vector (n,) over its values.
+
+    It is 0 for a column of equal values, or of none.
+    """
+    known = np.isfinite(values)
+    centred = []
+    for column in (values, truth[:, None]):
+        # What is not known is last, and so changes no rank of the others.
+        ranks = rankdata(np.where(known, column, np.inf), axis=0)
+        mean = ranks.sum(axis=0, where=known) / np.maximum(known.sum(axis=0), 1)
+        centred.append(np.where(known, ranks - mean, 0))
+    one, other = centred
+    spread = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+    spread[spread == 0] = np.inf
+    correlation: FloatArray = (one * other).sum(axis=0) / spread
+    return correlation
 
 
 def read_genes(config: RnaConfig) -> tuple[GeneSets, tuple[str, ...] | None]:
