@@ -90,7 +90,12 @@ def test_folders_without_files_of_a_case_are_left_out_with_a_warning(tmp_path: P
 def test_a_case_without_labels_is_named(tmp_path: Path) -> None:
     write_download(tmp_path)
     write_case(tmp_path, "3B_100", None, 17, key=TIME_KEYS[0])
-    with pytest.raises(ConfigError, match=r"^case 3B_100: .*CD\.json: progression: expected 1 or"):
+    with pytest.raises(ConfigError, match=r": case 3B_100: .*CD\.json: progression: expected 1 or"):
+        read(tmp_path)
+    (tmp_path / "data" / "3A_200").mkdir()
+    (tmp_path / "data" / "3A_200" / "3A_200_RNA.json").write_text('{"G0": 1}')
+    told = "2 cases: 3A_200, 3B_100; the first, case 3A_200: expected a clinical record with labels"
+    with pytest.raises(ConfigError, match="^" + re.escape(f"{tmp_path}: {told}, found none")):
         read(tmp_path)
 
 
@@ -172,6 +177,17 @@ def test_a_wrong_label_is_one_line_that_names_the_case(
     with pytest.raises(ConfigError, match="^" + re.escape(f"{root}: case C2: {message}")) as caught:
         read(root)
     assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_labels_are_told_in_one_line(tmp_path: Path) -> None:
+    rows = rows_of(time="")
+    rows[5]["event"] = "dead"
+    root = write_manifest(tmp_path / "m.csv", rows)
+    message = (
+        f"{root}: 2 cases: C2, C5; the first, case C2: time: expected a time above 0, found ''"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        read(root)
 
 
 @pytest.mark.parametrize(

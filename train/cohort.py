@@ -1,8 +1,9 @@
 """The labelled cohort: cases with their outcomes, of a download or a manifest."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def read_cohort(
         on_error: Takes the error of a case whose record cannot be read; the case is left out.
 
     Raises:
-        ConfigError: A label is absent or out of range, the times are of another unit, or the
+        ConfigError: Labels are absent or out of range, the times are of another unit, or the
             cohort has too few events.
         CaseError: A record cannot be read, and `on_error` raises what it takes.
     """
@@ -156,6 +157,11 @@ def _read_download(
         raise ConfigError(
             f"{config.root}: expected a manifest beside rna_table or clinical_table, found a folder"
         )
+    if not (interface.clinical.event and interface.clinical.time):
+        raise ConfigError(
+            f"interface {interface.name}: expected names of the label fields, found none; "
+            "use a manifest with columns event and time"
+        )
     rows = list_download(config.root)
     absent = [row.case_id for row in rows if not row.has_files]
     if absent:
@@ -165,14 +171,20 @@ def _read_download(
     cases = [case for _, case in built]
     ids = {case.case_id for case in cases}
     labelled = []
+    unusable: dict[str, ConfigError] = {}
     for case in cases:
         original = case.case_id.rstrip("_")
         if original != case.case_id and original in ids:
             warn(f"{case.case_id}: left out as a duplicate of {original}")
             continue
-        event, time = download_labels(case, interface)
+        try:
+            event, time = download_labels(case, interface)
+        except ConfigError as error:
+            unusable[case.case_id] = error
+            continue
         centre = original.partition("_")[0] if "_" in original else ""
         labelled.append(LabelledCase(case, event, time * _factor(config, interface), centre))
+    _refuse_labels(unusable, config.root)
     return labelled
 
 
@@ -185,13 +197,18 @@ def _read_table(
     if absent:
         raise ConfigError(f"{config.root}: expected columns event and time, found no {absent[0]}")
     # Labels first: a wrong one is told before minutes of reading.
-    labels = {
-        row.case_id: (
-            to_event(row.fields["event"], f"{config.root}: case {row.case_id}: event"),
-            to_time(row.fields["time"], f"{config.root}: case {row.case_id}: time"),
-        )
-        for row in rows
-    }
+    labels = {}
+    unusable: dict[str, ConfigError] = {}
+    for row in rows:
+        where = f"case {row.case_id}"
+        try:
+            labels[row.case_id] = (
+                to_event(row.fields["event"], f"{where}: event"),
+                to_time(row.fields["time"], f"{where}: time"),
+            )
+        except ConfigError as error:
+            unusable[row.case_id] = error
+    _refuse_labels(unusable, config.root)
     tables = read_tables(
         rows, interface, rna=config.rna_table, clinical=config.clinical_table, warn=warn
     )
@@ -206,6 +223,14 @@ def _read_table(
         )
         for row, case in _build_cases(rows, interface, tables, warn=warn, on_error=on_error)
     ]
+
+
+def _refuse_labels(unusable: Mapping[str, ConfigError], root: Path) -> None:
+    """Refuse outcomes that cannot be used, all in one line, so that they are mended at once."""
+    if unusable:
+        first = next(iter(unusable.values()))
+        names = f"{len(unusable)} cases: {some(list(unusable))}; the first, "
+        raise ConfigError(f"{root}: {names if len(unusable) > 1 else ''}{first}") from first
 
 
 def _known(row: Row, name: str) -> str:

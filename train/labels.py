@@ -34,11 +34,6 @@ def download_labels(case: Case, interface: Interface) -> tuple[bool, float]:
         ConfigError: There are none, or they cannot be used.
     """
     schema = interface.clinical
-    if not (schema.event and schema.time):
-        raise ConfigError(
-            f"interface {interface.name}: expected names of the label fields, found none; "
-            "use a manifest with columns event and time"
-        )
     if case.clinical is None:
         raise ConfigError(
             f"case {case.case_id}: expected a clinical record with labels, found none"
