@@ -16,6 +16,7 @@ from model.case import Case
 from model.encoder import Encoder, EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
 from model.fusion.base import FusionConfig
+from model.messages import differences
 from model.patches import PatchSpec
 from model.predictor import embed_case
 from model.slide import is_placeholder
@@ -274,7 +275,11 @@ def _read_stamp(path: Path) -> Stamp:
 def _check_settings(path: Path, stamp: Stamp, encoder: EncoderSpec, patches: PatchSpec) -> None:
     """Make sure that a bag was made with these settings."""
     if not stamp.encoder.embeds_like(encoder) or stamp.patches != patches:
+        found, wanted = (
+            {"encoder": one.embedding_settings(), "patches": other.model_dump()}
+            for one, other in ((stamp.encoder, stamp.patches), (encoder, patches))
+        )
         raise ConfigError(
-            f"{path}: expected a bag of encoder {encoder.id} at {patches.mpp:g} µm/px, "
-            "found one made with other settings; use another folder"
+            f"{path}: expected a bag of encoder {encoder.id} at {patches.mpp:g} µm/px, found one "
+            f"made with other settings ({differences(found, wanted)}); use another folder"
         )

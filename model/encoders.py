@@ -8,7 +8,7 @@ repositories (mahmoodlab/UNI, prov-gigapath/prov-gigapath, bioptimus/releases) a
 registries (TRIDENT, STAMP, slide2vec) agree on.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,8 +67,11 @@ class EncoderSpec(BaseModel):
 
     def embeds_like(self, other: "EncoderSpec") -> bool:
         """Say whether both make the same embeddings, wherever their weights can be had."""
-        described = {"weights_files", "licence", "home", "paper"}
-        return self.model_dump(exclude=described) == other.model_dump(exclude=described)
+        return self.embedding_settings() == other.embedding_settings()
+
+    def embedding_settings(self) -> dict[str, Any]:
+        """Return by name all that the embeddings follow from."""
+        return self.model_dump(exclude={"weights_files", "licence", "home", "paper"})
 
 
 _SPECS = (

@@ -173,8 +173,14 @@ def test_bags_of_other_settings_are_refused(tmp_path: Path, other: str) -> None:
     path = bag_path(tmp_path / "bags", "C0")
     spec = SPEC.model_copy(update={"weights_sha256": "1" * 64}) if other == "encoder" else SPEC
     patches = PATCHES.model_copy(update={"stride_px": 16}) if other == "patches" else PATCHES
-    message = f"{path}: expected a bag of encoder mean_colour at 1 µm/px, found one made with other"
-    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+    named = f"encoder.weights_sha256={SPEC.weights_sha256} not {'1' * 64}"
+    if other == "patches":
+        named = f"patches.stride_px={PATCHES.stride_px} not 16"
+    message = (
+        f"{path}: expected a bag of encoder mean_colour at 1 µm/px, found one made with other "
+        f"settings ({named}); use another folder"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         read_bag(path, spec, patches)
     maker = SlideEmbedder(
         mean_colour(), PATCHES.model_copy(update={"stride_px": 16}), FusionConfig()

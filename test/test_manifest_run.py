@@ -87,7 +87,7 @@ def test_a_bundle_needs_neither_slides_nor_weights(
     assert (tmp_path / "run" / "bundle.safetensors").is_file()
     assert len(list((tmp_path / "run" / "folds").glob("*.safetensors"))) == 2  # X and Y
     assert main(["embed", config, "patches.mpp=1.0"]) == 1
-    assert "made with other settings; use another folder" in capsys.readouterr().err
+    assert "(patches.mpp=0.5 not 1.0); use another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
