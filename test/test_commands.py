@@ -10,7 +10,7 @@ import pytest
 import torch
 from job_files import CHIMERA
 from small_bundles import PATCHES, build_bundle
-from small_runs import read_table, write_run, write_table
+from small_runs import CASES, read_table, write_run, write_table
 from synthetic import no_warning
 
 from model.bags import bag_path, write_bag
@@ -34,6 +34,15 @@ no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write_run(tmp_path)
+
+
+def write_lite_bags(folder: Path) -> None:
+    """Write a bag of each case of `write_run` into the folder's `bags`."""
+    for seed in range(CASES):
+        embeddings = torch.randn(3, LITE.width, generator=torch.Generator().manual_seed(seed))
+        places = torch.zeros(3, 2, dtype=torch.int64)
+        bag = Bag(embeddings, places, slide_index=torch.zeros(3, dtype=torch.int64))
+        write_bag(bag_path(folder / "bags", f"P{seed:02d}"), bag, LITE, PATCHES)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -160,6 +169,15 @@ def test_a_device_that_nobody_knows_is_refused(
 ) -> None:
     told = refusal(capsys, "fit", run, "device=gpu")
     assert told.startswith("device: expected one that torch can use, found 'gpu': Expected one of")
+
+
+def test_foreign_bags_that_are_not_there_are_refused_beside_the_run_s_own(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lite_bags(run.parent)
+    slides = 'fusion.settings.modalities=["slide", "rna"]'
+    told = refusal(capsys, "fit", run, slides, f"cohort.foreign_bags={run.parent}/fetaures")
+    assert told == (f"cohort.foreign_bags: expected a folder, found none at {run.parent}/fetaures")
 
 
 def test_a_panel_that_is_not_there_is_told_before_any_work(
@@ -463,11 +481,7 @@ def test_evaluation_writes_over_nothing_that_it_reads(
 def test_bags_stand_in_for_slides_and_encoder(fitted: Path, tmp_path: Path) -> None:
     bundle, report = tmp_path / "bundle.safetensors", tmp_path / "report"
     build_bundle(modalities=("slide",)).save(bundle)
-    for seed, (case_id, *_) in enumerate(read_table(fitted / "cases.csv")[1:]):
-        embeddings = torch.randn(3, LITE.width, generator=torch.Generator().manual_seed(seed))
-        places = torch.zeros(3, 2, dtype=torch.int64)
-        bag = Bag(embeddings, places, slide_index=torch.zeros(3, dtype=torch.int64))
-        write_bag(bag_path(tmp_path / "bags", case_id), bag, LITE, PATCHES)
+    write_lite_bags(tmp_path)
     options = ["--embeddings", f"{tmp_path}/bags", "--report", str(report)]
     assert main(["evaluate", str(bundle), str(fitted / "cases.csv"), *options]) == 0
     cohort = json.loads((report / "report.json").read_text())["cohort"]
