@@ -1,6 +1,7 @@
 """Which genes a run may use, as its panel and gene sets say, and what is fitted to them."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ OUTCOME_RANK = 0.99
 """Rank correlation beyond which a column of expression is an outcome; 0.99 allows for rounding."""
 LEAST_VALUES = 10
 """Of fewer cases, one of 20,000 genes may well have the order of the times by chance."""
-SIFTING_CASES, SIFTING_RANK = 20, 0.9
+ENOUGH_CASES = 100
+"""To tell: more take longer, of 20,000 genes."""
 
 
 def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:
@@ -52,35 +54,17 @@ def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn)
 
 def _telling_genes(cases: Sequence[LabelledCase], genes: Sequence[str]) -> list[str]:
     """Return the genes whose values rank the cases as their times or events do, or the reverse."""
-    measured = sorted((c for c in cases if c.case.rna is not None), key=lambda case: case.time)
-    # Some events and some others, from early to late, sift the genes in a hundredth of the time.
-    few = []
-    for event in (True, False):
-        group = [case for case in measured if case.event is event]
-        few += group[:: max(1, len(group) // SIFTING_CASES)]
-    suspects = [
-        gene
-        for gene, rank, count in _outcome_ranks(few, genes)
-        if rank > SIFTING_RANK or count < LEAST_VALUES
-    ]
-    return [
-        gene
-        for gene, rank, count in _outcome_ranks(measured, suspects)
-        if rank > OUTCOME_RANK and count >= LEAST_VALUES
-    ]
-
-
-def _outcome_ranks(
-    cases: Sequence[LabelledCase], genes: Sequence[str]
-) -> Iterable[tuple[str, float, int]]:
-    """Return each gene's highest |Spearman| with times or events, and how many values it has."""
     if not genes:
-        return ()
-    values = np.stack([gene_values(record.values, genes, "log") for record in rna_records(cases)])
-    outcome = outcomes(cases)
+        return []
+    measured = sorted((c for c in cases if c.case.rna is not None), key=lambda case: case.time)
+    some_cases = measured[:: math.ceil(len(measured) / ENOUGH_CASES)]  # from early to late
+    records = rna_records(some_cases)
+    values = np.stack([gene_values(record.values, genes, "log") for record in records])
+    outcome = outcomes(some_cases)
     ranks = [np.abs(_rank_correlation(values, truth)) for truth in (outcome.time, outcome.event)]
-    counts = np.isfinite(values).sum(axis=0)
-    return zip(genes, np.maximum(*ranks).tolist(), counts.tolist(), strict=True)
+    telling = np.maximum(*ranks) > OUTCOME_RANK
+    known = np.isfinite(values).sum(axis=0) >= LEAST_VALUES
+    return [genes[place] for place in np.flatnonzero(telling & known).tolist()]
 
 
 def _rank_correlation(values: FloatArray, truth: npt.NDArray[Any]) -> FloatArray:
