@@ -274,6 +274,19 @@ def test_bins_that_an_inner_fold_cannot_fill_are_told_before_any_work(
     assert not (run.parent / "run").exists()
 
 
+def test_categories_that_are_rare_in_a_fold_are_told_once_a_column(
+    run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.parent / "clinical.csv"
+    header, *rows = read_table(path)
+    rare = [[*row, f"v{i}", f"g{i}"] for i, row in enumerate(rows)]
+    write_table(path, [[*header, "variant", "grade"], *rare])
+    assert main(["fit", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count(": expected one of ") == 2
+    assert said.count(": variant: expected one of ") == said.count(": grade: expected one of ") == 1
+
+
 @pytest.mark.slow
 def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
     run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]

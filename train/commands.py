@@ -1,5 +1,6 @@
 """What each command of `python -m train` does, from a config to files."""
 
+import re
 import subprocess
 import sys
 import time
@@ -57,6 +58,8 @@ from train.scores import (
 )
 from train.simulate import SimulateConfig, simulate_cohort
 from train.strata import check_risk_sets
+
+_UNKNOWN_CATEGORY = re.compile(r": [^:]*: expected one of ")
 
 
 def _read_run(
@@ -266,12 +269,17 @@ def warn(text: str) -> None:
 
 
 def _once() -> Warn:
-    """Return a warning printer that says each thing once, however many folds meet it."""
+    """Return a warning printer that says each thing once, however many folds meet it.
+
+    Of a column's unknown categories it names one: each fold lacks other rare ones.
+    """
     seen: set[str] = set()
 
     def warn_once(text: str) -> None:
-        if text not in seen:
-            seen.add(text)
+        of_column = _UNKNOWN_CATEGORY.search(text)
+        kind = of_column.group() if of_column else text
+        if kind not in seen:
+            seen.add(kind)
             warn(text)
 
     return warn_once
