@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import ConfigError, first_problem
+from model.messages import differences
 from model.progress import Progress
 from train.simulate_records import clinical_record, rna_record
 from train.simulate_slides import SlideLook, write_slide
@@ -174,10 +175,9 @@ def _claim(directory: Path, config: SimulateConfig) -> None:
         found = SimulateConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ConfigError(f"{path}: expected settings, found {first_problem(error)}") from error
-    differing = [name for name, value in found if value != getattr(config, name)]
-    if differing:
-        pairs = ", ".join(f"{n}={getattr(found, n)} not {getattr(config, n)}" for n in differing)
-        raise ConfigError(f"{directory}: holds a cohort simulated with other settings: {pairs}")
+    if found != config:
+        differing = differences(found.model_dump(), config.model_dump())
+        raise ConfigError(f"{directory}: holds a cohort simulated with other settings: {differing}")
 
 
 def _case_ids(config: SimulateConfig) -> list[str]:
