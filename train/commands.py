@@ -142,18 +142,14 @@ def _check(
     """Raise before hours of embedding what the first fold would raise after them.
 
     Raises:
-        ConfigError: The device or the folder of foreign bags is not there, a case or a fold lacks
-            what it needs, folds, gene panel, gene sets or the fusion's settings do not fit, a text
-            encoder is absent, Cox's loss would compare nobody or a fold has too few event times
-            for the bins of the other, no time mapping can be fitted, a record cannot be used, or
-            the output folder cannot be written.
+        ConfigError: The device is not there, a case or a fold lacks what it needs, folds, gene
+            panel, gene sets or the fusion's settings do not fit, a text encoder is absent, Cox's
+            loss would compare nobody or a fold has too few event times for the bins of the other,
+            no time mapping can be fitted, a record cannot be used, or the output folder cannot be
+            written.
     """
     ranks.device(config.device)
     modalities = config.fusion.read().modalities
-    foreign = config.cohort.foreign_bags
-    if foreign is not None and "slide" in modalities and not foreign.is_dir():
-        # Bags that were made from another folder would be taken for those of this one.
-        raise ConfigError(f"cohort.foreign_bags: expected a folder, found none at {foreign}")
     check_presence(cases, config, warn=warn)
     check_folds(cases, config, warn=warn)
     outcome = outcomes(cases)

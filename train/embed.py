@@ -35,7 +35,8 @@ def make_bags(
     """Make the bags that are not there yet and return the cohort's.
 
     Raises:
-        ConfigError: Cases failed, or the encoder cannot be loaded.
+        ConfigError: Cases failed, the encoder cannot be loaded, or the folder of foreign bags is
+            not there or has one bag for two slides.
     """
     directory = config.cohort.bag_dir
     spec = config.encoder.spec()
@@ -45,6 +46,12 @@ def make_bags(
     remove_parts(directory)
     mine = ranks.share([labelled.case for labelled in cases])
     if config.cohort.foreign_bags is not None:
+        if not config.cohort.foreign_bags.is_dir():
+            # Bags that were made from another folder would be taken for those of this one.
+            raise ConfigError(
+                "cohort.foreign_bags: expected a folder, found none at "
+                f"{config.cohort.foreign_bags}"
+            )
         slides = (slide.path for labelled in cases for slide in labelled.case.slides)
         check_slide_names(config.cohort.foreign_bags, slides)
         maker = ForeignBags(config.cohort.foreign_bags, spec, config.patches)
