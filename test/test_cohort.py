@@ -145,6 +145,15 @@ def test_records_of_a_manifest_come_from_tables(tmp_path: Path) -> None:
     assert cases[4].case.clinical == Record({"age": "74"}, clinical)
 
 
+def test_cases_that_a_table_lacks_are_told_in_one_line(tmp_path: Path) -> None:
+    root = write_manifest(tmp_path / "m.csv", rows_of())
+    rna = tmp_path / "rna.csv"
+    rna.write_text("case_id,TP53\nC1,1.5\n")
+    said: list[str] = []
+    read_cohort(CohortConfig(root=root, rna_table=rna), CHIMERA, warn=said.append)
+    assert said == [f"{rna}: no row for 9 of 10 cases: C0, C2, C3, C4, C5 and 4 more"]
+
+
 @pytest.mark.parametrize(
     ("code", "event"),
     [("1", True), ("1.0", True), ("TRUE", True), ("0", False), ("0.0", False), ("false", False)],

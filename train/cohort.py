@@ -212,6 +212,7 @@ def _read_table(
     tables = read_tables(
         rows, interface, rna=config.rna_table, clinical=config.clinical_table, warn=warn
     )
+    tables = replace(tables, sources={})  # one line has told of all cases without a row
     factor = _factor(config, interface)
     return [
         LabelledCase(
