@@ -47,7 +47,7 @@
   const draw = () => {
     for (const index of found.slice(shown, shown + PAGE)) {
       const row = rows[index], line = body.insertRow();
-      cell(line, row[ID], "id");
+      cell(line, row[ID], row[ID].length > 24 ? "id long" : "id");
       cell(line, fixed(row[TIME], 1), "number");
       cell(line, row[INTERVAL] && row[INTERVAL][1], "number");
       cell(line, fixed(row[RISK], 2), "number");
