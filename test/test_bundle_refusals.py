@@ -106,7 +106,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an unknown setting": (
         lambda path: rewrite(path, lambda manifest: manifest["settings"].update(colour=1)),
-        "fusion pairwise: colour: Extra inputs are not permitted",
+        "fusion pairwise: expected one of modalities, optional, ",
     ),
     "an unknown encoder": (
         lambda path: bundle_with(

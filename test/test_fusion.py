@@ -321,7 +321,11 @@ def test_it_learns_16_cases(name: str) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown name": ("transformer", {}, "fusion: expected one of concat, "),
-    "unknown setting": ("concat", {"colour": 1}, "fusion concat: colour: Extra inputs are not"),
+    "unknown setting": (
+        "concat",
+        {"colour": 1},
+        "fusion concat: expected one of modalities, ",
+    ),
     "out of range": ("concat", {"dropout": 1.0}, "fusion concat: dropout: Input should be less"),
     "unknown modality": ("concat", {"modalities": ["mri"]}, "fusion concat: modalities.0: Input"),
     "no modality": ("concat", {"modalities": []}, "fusion concat: modalities: expected at least"),

@@ -3,14 +3,15 @@
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 
 from model.batch import MODALITIES, Modality
+from model.settings import Settings
 from train.baselines import build_baselines
 from train.benchmark_oracle import OracleConfig
-from train.config import ChosenEpochsConfig, FusionChoice, Part, UserPath
+from train.config import ChosenEpochsConfig, FusionChoice, UserPath
 from train.kept import check_labels
 from train.tables import SCHEMA, Endpoint, Source
 
 
-class CohortTable(Part):
+class CohortTable(Settings):
     """A public cohort: whose tables and folds, and what each patient must have."""
 
     source: Source
@@ -50,7 +51,7 @@ class DeepModel(FusionChoice):
     baseline: bool = False
 
 
-class BenchmarkConfig(Part):
+class BenchmarkConfig(Settings):
     """A benchmark.
 
     Attributes:

@@ -16,9 +16,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 from model.batch import MODALITIES, Modality
 from model.fusion import read_settings
 from model.progress import Say
+from model.settings import Settings
 from train.baselines import Baseline, RidgeCox
 from train.cohort import outcomes
-from train.config import ChosenEpochsConfig, FusionChoice, Part
+from train.config import ChosenEpochsConfig, FusionChoice
 from train.kept import check_labels, file_name, keep, read_kept
 from train.metrics import harrell_c
 from train.simulate_inputs import BLOCK, GENE_SETS, SIDE, SPREAD, Factors, SimulatedCohort
@@ -35,7 +36,7 @@ class OracleModel(FusionChoice):
     label: str
 
 
-class OracleConfig(Part):
+class OracleConfig(Settings):
     """What is simulated, and which models are fitted to it.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from model.encoders import ENCODERS, EncoderSpec, Precision
 from model.errors import ConfigError, first_problem
@@ -13,6 +13,7 @@ from model.fusion import FusionConfig, read_settings
 from model.patches import PatchSpec
 from model.rna import Scale
 from model.rows import SUFFIXES
+from model.settings import Settings
 from model.survival import MappingKind
 
 INTERFACES = Path(__file__).resolve().parent.parent / "resources" / "interfaces"
@@ -39,14 +40,7 @@ UserPath = Annotated[Path, BeforeValidator(_read_path)]
 """A path as a user writes it: no shell has put the home folder in place of ~."""
 
 
-class Part(BaseModel):
-    """A part of a config."""
-
-    # TOML knows inf and nan, and no setting means anything there.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class CohortConfig(Part):
+class CohortConfig(Settings):
     """Where the cases lie.
 
     Attributes:
@@ -73,7 +67,7 @@ class CohortConfig(Part):
         return self.bags if self.bags is not None else beside / "bags"
 
 
-class EncoderConfig(Part):
+class EncoderConfig(Settings):
     """Which encoder, the folders that may hold its weights, and the precision it runs in.
 
     Bags and bundle record the precision; bfloat16 is twice as fast where a processor has it.
@@ -95,7 +89,7 @@ class EncoderConfig(Part):
         return ENCODERS[self.id].model_copy(update={"precision": self.precision})
 
 
-class EmbedConfig(Part):
+class EmbedConfig(Settings):
     """Who makes the bags: so many processes of this machine, or a Ray cluster at an address.
 
     Without a number it is this process alone, or as many as the cluster has room for.
@@ -105,7 +99,7 @@ class EmbedConfig(Part):
     ray: str | None = None
 
 
-class RnaConfig(Part):
+class RnaConfig(Settings):
     """Which genes are used, and how.
 
     Attributes:
@@ -123,7 +117,7 @@ class RnaConfig(Part):
     max_missing: float = Field(default=0.01, ge=0, lt=1)
 
 
-class ClinicalTextConfig(Part):
+class ClinicalTextConfig(Settings):
     """What reads the sentences on the clinical record, for the fusions that are told in words.
 
     Attributes:
@@ -135,7 +129,7 @@ class ClinicalTextConfig(Part):
     weights: UserPath | None = None
 
 
-class FusionChoice(Part):
+class FusionChoice(Settings):
     """A name of the registry and its settings."""
 
     name: str = "pairwise"
@@ -154,7 +148,7 @@ class FusionChoice(Part):
         return read_settings(self.name, self.settings)
 
 
-class FitConfig(Part):
+class FitConfig(Settings):
     """The optimiser and what a step sees.
 
     Attributes:
@@ -196,7 +190,7 @@ class ChosenEpochsConfig(FitConfig):
     inner_folds: int = Field(default=4, ge=2)
 
 
-class FoldsConfig(Part):
+class FoldsConfig(Settings):
     """The outer folds; a patient is never in two.
 
     Attributes:
@@ -219,7 +213,7 @@ class FoldsConfig(Part):
         return self
 
 
-class TrainConfig(Part):
+class TrainConfig(Settings):
     """A whole run.
 
     `members` says what the bundle holds: the folds' models, or one refitted on all cases.

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from model.errors import ConfigError, first_problem
 from model.messages import differences
 from model.progress import Progress
+from model.settings import Settings
 from train.simulate_records import clinical_record, rna_record
 from train.simulate_slides import SlideLook, write_slide
 
@@ -30,7 +31,7 @@ LAST_MONTH = 202
 FIRST_ID = {"A": 1, "B": 301}
 
 
-class SimulateConfig(BaseModel):
+class SimulateConfig(Settings):
     """Settings of one simulated cohort; equal settings give equal files.
 
     Attributes:
@@ -46,8 +47,6 @@ class SimulateConfig(BaseModel):
         width_um: Side of a slide.
         mpp: Of level 0, micrometres per pixel; levels 1 and 2 are 4 and 16 times coarser.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cases: int = Field(150, ge=1)
     seed: int = Field(0, ge=0)

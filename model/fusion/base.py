@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import nn
 
 from model.batch import MODALITIES, Batch, Dims, Modality
 from model.errors import ConfigError
+from model.settings import Settings
 
 
-class FusionConfig(BaseModel):
+class FusionConfig(Settings):
     """What every fusion can be told.
 
     `optional` modalities may be absent from a case: training drops them at random, and a learned
     stand-in takes their place.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     modalities: tuple[Modality, ...] = MODALITIES
     optional: tuple[Modality, ...] = ()
