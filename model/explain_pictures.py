@@ -23,6 +23,7 @@ OPACITY = 0.62
 DPI = 150
 SHEET_COLUMNS = 4
 LEAST_WIDTH_IN = 7.6
+"""Least width of a picture: what most titles need in one line."""
 LEAST_PANEL_IN = 2.6
 """Least width and height of a slide's panel: what the words around a thin slide need."""
 

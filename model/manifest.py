@@ -235,6 +235,7 @@ def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row
             f"{path}: case {case_id}: expected a mask for each slide (as 'a.tif;;c.tif', where the "
             f"second has none), found {len(masks)} for {len(slides)}"
         )
+    pairs = list(zip(slides, masks, strict=True))
     rna, clinical = (
         folder / fields[name] if has_value(fields.get(name, "")) else None
         for name in ("rna", "clinical")
@@ -243,16 +244,14 @@ def _row(path: Path, fields: Mapping[str, str], names: Mapping[str, str]) -> Row
         case_id=case_id,
         slides=tuple(
             SlideFile(folder / slide, folder / mask if mask else None)
-            for slide, mask in zip(slides, masks, strict=True)
+            for slide, mask in pairs
             if slide
         ),
         rna=rna,
         clinical=clinical,
         fields=fields,
         extra={names[k]: cell for k, cell in fields.items() if k not in ("case_id", *FILE_COLUMNS)},
-        unused=tuple(
-            folder / mask for slide, mask in zip(slides, masks, strict=True) if mask and not slide
-        ),
+        unused=tuple(folder / mask for slide, mask in pairs if mask and not slide),
     )
 
 

@@ -17,10 +17,11 @@ _PART = re.compile(f"{_NAMES}|{_VALUES}|{_NUMBER}")
 def some(names: Sequence[str]) -> str:
     """List the first of many names, and of a very long one the first letters."""
     more = f" and {len(names) - SOME:,} more" if len(names) > SOME else ""
-    short = [
-        name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..." for name in names
-    ]
-    return ", ".join(short[:SOME]) + more
+    return ", ".join(map(_short, names[:SOME])) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 
 
 def listed(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+import pandas as pd
 
 from model.errors import ConfigError, Warn
 from model.messages import some
@@ -70,19 +70,11 @@ def _telling_genes(cases: Sequence[LabelledCase], genes: Sequence[str]) -> list[
 def _rank_correlation(values: FloatArray, truth: npt.NDArray[Any]) -> FloatArray:
     """Return Spearman's correlation of each column (n, G) with a vector (n,) over its values.
 
-    It is 0 for a column of equal values, or of none.
+    It is NaN for a column of equal values, or of none.
     """
-    known = np.isfinite(values)
-    centred = []
-    for column in (values, truth[:, None]):
-        # What is not known is last, and so changes no rank of the others.
-        ranks = rankdata(np.where(known, column, np.inf), axis=0)
-        mean = ranks.sum(axis=0, where=known) / np.maximum(known.sum(axis=0), 1)
-        centred.append(np.where(known, ranks - mean, 0))
-    one, other = centred
-    spread = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
-    spread[spread == 0] = np.inf
-    correlation: FloatArray = (one * other).sum(axis=0) / spread
+    truths = np.where(np.isfinite(values), truth[:, None], np.nan)
+    ranks, true_ranks = (pd.DataFrame(table).rank() for table in (values, truths))
+    correlation: FloatArray = ranks.corrwith(true_ranks).to_numpy()
     return correlation
 
 
