@@ -18,7 +18,7 @@ from model.batch import Bag
 from model.bundle import read_manifest
 from model.encoder import ENCODERS
 from model.fusion import FUSIONS
-from train import commands
+from train import commands, terminal
 from train.__main__ import main
 from train.cohort import read_cohort
 from train.config import RnaConfig, read_config
@@ -70,8 +70,8 @@ def test_of_several_processes_the_first_speaks_and_each_warns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    commands.say("fold 1")
-    commands.warn("case C1: no resolution")
+    terminal.say("fold 1")
+    terminal.warn("case C1: no resolution")
     assert capsys.readouterr().out == "warning: case C1: no resolution\n"
 
 

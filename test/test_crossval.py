@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made_up_run import deal, make_cases, make_results, make_run
 
-from train.crossval import FoldResult, build_bundle, out_of_fold_risk, spread_ratio
+from train.crossval import FoldResult
+from train.ensemble import build_bundle, out_of_fold_risk, spread_ratio
 
 N = 2000
 NOISE = 0.8

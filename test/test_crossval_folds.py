@@ -13,11 +13,12 @@ from synthetic import no_warning
 
 from model.errors import ConfigError
 from model.interface import read_interface
-from train import crossval
+from train import crossval, ensemble
 from train.cohort import LabelledCase, read_cohort
 from train.config import INTERFACES, read_config
-from train.crossval import Run, build_bundle, cross_validate
+from train.crossval import Run, cross_validate
 from train.dataset import Bags, make_fold
+from train.ensemble import build_bundle
 from train.loop import EpochLog, predict_risks
 
 
@@ -129,7 +130,7 @@ def test_a_refit_runs_for_the_folds_median_of_epochs(
         asked.append(epochs)
         return results[0].member, []
 
-    monkeypatch.setattr(crossval, "_fit_member", fit)
+    monkeypatch.setattr(ensemble, "fit_member", fit)
     assert len(build_bundle(run, results, {}).members) == 1
     assert asked == [5]
 

@@ -18,7 +18,7 @@ from model.case import Prediction
 from train import report as reports
 from train.calibrate import fit_mapping
 from train.cohort import outcomes
-from train.crossval import out_of_fold_risk
+from train.ensemble import out_of_fold_risk
 from train.estimate import Unavailable
 from train.figures import km_figure
 from train.fold_table import first_repeat

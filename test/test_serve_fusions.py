@@ -29,9 +29,10 @@ from train.config import (
     RnaConfig,
     TrainConfig,
 )
-from train.crossval import FoldResult, Run, build_bundle, cross_validate
+from train.crossval import FoldResult, Run, cross_validate
 from train.dataset import Bags, make_fold
 from train.embed import embed_cohort
+from train.ensemble import build_bundle
 from train.loop import predict_risks
 from train.models import read_model_config
 from train.simulate import SimulateConfig, simulate_cohort

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from train import commands
+    from train import commands, terminal
     from train.models import describe_models
 
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     models = commands_.add_parser("models", help="list the fusions")
-    models.set_defaults(run=lambda o: commands.say(describe_models()))
+    models.set_defaults(run=lambda o: terminal.say(describe_models()))
 
     import_ = commands_.add_parser("import", help="turn a trained second-place model into a bundle")
     import_.add_argument("checkpoint", type=Path, help="the folder of its four files")

@@ -1,6 +1,5 @@
 """What each command of `python -m train` does, from a config to files."""
 
-import re
 import subprocess
 import sys
 import time
@@ -30,17 +29,10 @@ from train.config import (
     read_config,
     validate,
 )
-from train.crossval import (
-    FloatArray,
-    Run,
-    build_bundle,
-    check_folds,
-    check_risks,
-    cross_validate,
-    out_of_fold_risk,
-)
+from train.crossval import FloatArray, Run, check_folds, cross_validate
 from train.dataset import Bags, check_records, make_fold, start_member
 from train.embed import make_bags
+from train.ensemble import build_bundle, check_risks, out_of_fold_risk
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
@@ -58,8 +50,7 @@ from train.scores import (
 )
 from train.simulate import SimulateConfig, simulate_cohort
 from train.strata import check_risk_sets
-
-_UNKNOWN_CATEGORY = re.compile(r": [^:]*: expected one of ")
+from train.terminal import once, say, warn
 
 
 def _read_run(
@@ -86,7 +77,7 @@ def embed(path: Path, overrides: Sequence[str]) -> None:
     if "slide" not in config.fusion.read().modalities:
         say(f"{path}: nothing to embed, as {config.fusion.name} uses no slides here")
     with ranks.process_group():
-        make_bags(config, cases, warn=_once(), progress=progress_lines("cases embedded", say))
+        make_bags(config, cases, warn=once(), progress=progress_lines("cases embedded", say))
 
 
 def fit(path: Path, overrides: Sequence[str]) -> None:
@@ -96,7 +87,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
     """
     started = time.monotonic()
     config, interface, cases = _read_run(path, overrides)
-    warn_once = _once()
+    warn_once = once()
     _check(config, interface, cases, warn=warn_once)
     outcome = outcomes(cases)
     say(f"cohort {config.cohort.root}: {len(cases)} cases, {int(outcome.event.sum())} events")
@@ -232,7 +223,7 @@ def information(path: Path, overrides: Sequence[str]) -> None:
     if bundle.manifest.encoder is None or bundle.manifest.patches is None:
         raise ConfigError(f"{target}: expected a fusion of slides, found {bundle.manifest.fusion}")
     bags = Bags(config.cohort.bag_dir, bundle.manifest.encoder, bundle.manifest.patches)
-    warn_once = _once()
+    warn_once = once()
     for number, member in enumerate(bundle.members, start=1):
         if not isinstance(member.fusion, Survq):
             raise ConfigError(f"{target}: expected survq, found {bundle.manifest.fusion}")
@@ -251,34 +242,6 @@ def import_(checkpoint: Path, output: Path, *, trust_pickle: bool) -> None:
     make_folder(output)
     path = import_checkpoint(checkpoint, trust_pickle=trust_pickle, warn=warn, output=output)
     say(f"wrote {path}")
-
-
-def say(text: str) -> None:
-    """Print a line at once, also into a file or pipe; of several processes, the first speaks."""
-    if ranks.is_first():
-        print(text, flush=True)
-
-
-def warn(text: str) -> None:
-    """Print a warning; of several processes, whichever meets it."""
-    print(f"warning: {text}", flush=True)
-
-
-def _once() -> Warn:
-    """Return a warning printer that says each thing once, however many folds meet it.
-
-    Of a column's unknown categories it names one: each fold lacks other rare ones.
-    """
-    seen: set[str] = set()
-
-    def warn_once(text: str) -> None:
-        of_column = _UNKNOWN_CATEGORY.search(text)
-        kind = of_column.group() if of_column else text
-        if kind not in seen:
-            seen.add(kind)
-            warn(text)
-
-    return warn_once
 
 
 def _commit() -> str:

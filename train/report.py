@@ -21,7 +21,8 @@ from model.messages import flatten
 from model.survival import Array
 from train.cohort import LabelledCase, outcomes
 from train.cohort_table import CohortColumn, describe_cohort
-from train.crossval import FoldResult, Run, out_of_fold_risk
+from train.crossval import FoldResult, Run
+from train.ensemble import out_of_fold_risk
 from train.estimate import NotComputableError, Outcome, Unavailable
 from train.evaluation import RESAMPLES, Row, Value, evaluate_parts, evaluate_risks
 from train.figures import calibration_figure, forest_figure, km_figure, learning_figure
