@@ -76,8 +76,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> "Encoder":
 
 
 @pytest.fixture(scope="module")
-def quick_report() -> Iterator[None]:
-    """Make the reports of training quick, as `quick_train` says."""
+def quick_training() -> Iterator[None]:
+    """Make training quick, as `quick_train` says."""
     from quick_train import quicken
 
     with pytest.MonkeyPatch.context() as patch:

@@ -66,6 +66,12 @@ def text(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, results: list
     return path.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures out, which take most of a page's time."""
+    monkeypatch.setattr(cohort_figures, "to_svg", lambda figure: "")
+
+
 def rows_of(text: str) -> list[Any]:
     found = re.search(r'<script type="application/json" id="rows">(.*?)</script>', text, re.DOTALL)
     assert found is not None
@@ -146,6 +152,7 @@ def test_the_table_has_a_row_a_case_in_order(text: str, results: list[Result]) -
             )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interval_that_the_follow_up_cuts_says_so(bundle: Bundle, tmp_path: Path) -> None:
     (result,) = make_results(bundle, 1)
     tau = bundle.mapping.tau
@@ -208,6 +215,7 @@ def test_short_ids_are_found_as_a_whole(text: str) -> None:
     assert cause.cases == [0, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_embeddings_unlike_those_of_training_have_a_line_of_their_own(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -228,6 +236,7 @@ def test_embeddings_unlike_those_of_training_have_a_line_of_their_own(
     assert (cells[place - 1], cells[place + 1]) == ("1", "P0001")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_cannot_be_compared_with_training_is_named(
     bundle: Bundle, tmp_path: Path, text: str
 ) -> None:
@@ -264,6 +273,7 @@ def test_the_page_stands_on_its_own(text: str) -> None:
     assert f'content="{policy}"' in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_a_file_is_called_cannot_become_code(bundle: Bundle, tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><b>"
     result = Result(case_id=evil, error=f"case x: {evil}: expected tissue, found none")
@@ -289,6 +299,7 @@ def test_a_run_without_a_prediction(tmp_path: Path, bundle: Bundle) -> None:
     assert "worker</li>" not in text and "</strong> worker on cpu" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_cells_of_a_row_are_the_cases(tmp_path: Path) -> None:
     whole = build_bundle()
     results = make_results(whole, 30)
@@ -300,6 +311,7 @@ def test_the_cells_of_a_row_are_the_cases(tmp_path: Path) -> None:
             assert row[4] == pytest.approx(result.risk_percentile, abs=0.5)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_bundles_notice_is_no_warning_of_a_case(tmp_path: Path) -> None:
     whole = build_bundle()
     risk = float(np.median(whole.mapping.risks))
@@ -308,6 +320,7 @@ def test_the_bundles_notice_is_no_warning_of_a_case(tmp_path: Path) -> None:
     assert "<strong>0</strong> with warnings" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_largest_training_risk_is_not_beyond_training(tmp_path: Path) -> None:
     whole = build_bundle()
     ends = [float(r) for r in whole.mapping.risks[[0, -1]]]
@@ -334,6 +347,7 @@ def test_figures_show_shares_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(bars.get_data().values, [0.25, 0.5, *[0] * 7, 0.25])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_page_says_how_long_the_run_took(tmp_path: Path) -> None:
     whole = build_bundle()
     text = write_cohort_report(tmp_path, make_results(whole, 3), make_run(), whole).read_text(

@@ -274,8 +274,9 @@ def test_bins_that_an_inner_fold_cannot_fill_are_told_before_any_work(
     assert not (run.parent / "run").exists()
 
 
+@pytest.mark.slow
 def test_categories_that_are_rare_in_a_fold_are_told_once_a_column(
-    run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+    run: Path, quick_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = run.parent / "clinical.csv"
     header, *rows = read_table(path)
@@ -289,7 +290,7 @@ def test_categories_that_are_rare_in_a_fold_are_told_once_a_column(
 
 @pytest.mark.slow
 def test_folds_on_disk_are_kept_for_the_same_data_and_refused_for_other(
-    run: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+    run: Path, quick_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", str(run)]) == 0
     bundle = run.parent / "run" / "bundle.safetensors"
@@ -325,7 +326,7 @@ def test_a_model_that_gives_all_cases_one_risk_is_told_before_the_report(
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory, quick_report: None) -> Path:
+def fitted(tmp_path_factory: pytest.TempPathFactory, quick_training: None) -> Path:
     """Return the folder of a run, with its bundle in `run`."""
     folder = tmp_path_factory.mktemp("fitted")
     assert main(["fit", str(write_run(folder))]) == 0

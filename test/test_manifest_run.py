@@ -50,7 +50,7 @@ by = "centre"
 """
 
 
-pytestmark = pytest.mark.usefixtures("quick_report")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 
 @pytest.fixture

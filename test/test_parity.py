@@ -55,7 +55,7 @@ chunk_patches = 20
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, quick_report: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, quick_training: None) -> Path:
     """Return a folder with a cohort, and a run and an evaluation on it."""
     folder = tmp_path_factory.mktemp("parity")
     (folder / "run.toml").write_text(RUN.format(folder=folder, seed=SEED, folds=FOLDS))

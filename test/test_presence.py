@@ -119,7 +119,7 @@ def test_a_run_of_one_modality_has_nothing_to_drop(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_fit_reports_on_cases_that_its_bundle_can_score(
-    tmp_path: Path, quick_report: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quick_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_run(tmp_path)
     header, *rows = read_table(tmp_path / "rna.csv")

@@ -292,7 +292,7 @@ def test_the_page_in_a_browser(tmp_path, width):
         assert (np.abs(picture - colour).max(axis=2) < 12).sum() > 300
 
 
-def test_the_verdict_says_that_a_baseline_is_lacking(tmp_path: Path, quick_report: None) -> None:
+def test_the_verdict_says_that_a_baseline_is_lacking(tmp_path: Path, quick_training: None) -> None:
     cases, risk = make_cases(60)
     found = training_report(
         make_run(tmp_path, cases),
@@ -315,7 +315,7 @@ def test_a_p_value_has_three_decimals(value: float, text: str) -> None:
 
 
 def test_thirds_are_three_groups(
-    tmp_path: Path, quick_report: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, quick_training: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = {}
     monkeypatch.setattr(
@@ -325,7 +325,7 @@ def test_thirds_are_three_groups(
     assert drawn == {2: {0, 1}, 3: {0, 1, 2}}
 
 
-def test_a_bag_counts_where_the_slide_is_gone(tmp_path: Path, quick_report: None) -> None:
+def test_a_bag_counts_where_the_slide_is_gone(tmp_path: Path, quick_training: None) -> None:
     cases, risk = make_cases(60)
     cases = [replace(case, case=replace(case.case, slides=())) for case in cases]
     run = make_run(tmp_path, cases)
