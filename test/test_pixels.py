@@ -151,6 +151,21 @@ class TestDamage:
         ):
             slide.thumbnail(100)
 
+    def test_a_larger_image_after_the_first(self, tmp_path: Path) -> None:
+        """OpenSlide shows the first alone, which may be a label or an overview."""
+        path = tmp_path / "label.tif"
+        picture, _ = tissue_slide(700, 250, seed=0)
+        with tifffile.TiffWriter(path) as tiff:
+            for image in (picture[::2, ::2], picture):
+                tiff.write(image, tile=(128, 128), compression="lzw", metadata=None)
+        with (
+            Slide.open(path, default_mpp=0.25, warn=lambda _: None) as slide,
+            pytest.raises(
+                CaseError, match=r"label\.tif: expected .* first, found 350 x 125 pixels"
+            ),
+        ):
+            slide.thumbnail(100)
+
     def test_damage_that_shows_only_when_read(self, tmp_path: Path, slide_path: Path) -> None:
         path = tmp_path / "scratched.tif"
         content = bytearray(slide_path.read_bytes())
