@@ -14,7 +14,7 @@ from typing import Any
 
 from model import __version__
 from model.bundle import Bundle, read_manifest
-from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog
+from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog, check_owner
 from model.cohort_places import check_places
 from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
@@ -88,7 +88,7 @@ def score_cohort(
     """Score a cohort, or what is left of it, and write its tables.
 
     Raises:
-        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or the
+        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, the
             output folder holds other results, or a folder cannot be used.
     """
     started = datetime.now(UTC)
@@ -150,10 +150,11 @@ def check_cohort(
     """Check a cohort without encoding a slide or writing a file, and say what would fail.
 
     Raises:
-        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, or a
-            folder of bags or explanations cannot be used.
+        ConfigError: As of `score_cohort`.
     """
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
+    if not cohort.overwrite:
+        check_owner(cohort.output, _identity(cohort, rows, scorer, workforce))
     counts = Counts(cases=len(rows))
     for row, result in do_all(
         rows,

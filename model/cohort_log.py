@@ -75,14 +75,9 @@ class RunLog:
             ConfigError: The folder is another run's, or one is at work in it.
         """
         self._lock()
-        differing = self._differing(identity)
-        if differing and not overwrite:
-            raise ConfigError(
-                f"{self._folder}: expected an empty folder or this run's own, found results of "
-                f"another {', '.join(differing)}; name another --output, or drop them with "
-                "--overwrite"
-            )
-        if differing:
+        if not overwrite:
+            check_owner(self._folder, identity)
+        elif _differing(self._folder, identity):
             self._file.truncate(0)
         self._identity = dict(identity)
         self.describe({})
@@ -142,13 +137,28 @@ class RunLog:
                     f"{self._folder}: expected no other run here, found one that still works"
                 ) from error
 
-    def _differing(self, identity: Mapping[str, Any]) -> list[str]:
-        """Name what the folder's results and this run do not have in common."""
-        path = self._folder / RUN
-        if not path.is_file():
-            return ["unknown run"] if self._file.tell() else []
-        try:
-            theirs = dict(json.loads(path.read_bytes())["identity"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{path}: expected what a run writes, found damage") from error
-        return [name for name, value in identity.items() if theirs.get(name) != value]
+
+def check_owner(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder with results of another identity, as of `RunLog.claim`.
+
+    Raises:
+        ConfigError: There are such results, or nobody can tell whose they are.
+    """
+    differing = _differing(folder, identity)
+    if differing:
+        raise ConfigError(
+            f"{folder}: expected an empty folder or this run's own, found results of "
+            f"another {', '.join(differing)}; name another --output, or drop them with --overwrite"
+        )
+
+
+def _differing(folder: Path, identity: Mapping[str, Any]) -> list[str]:
+    """Name what a folder's results and a run do not have in common."""
+    path, results = folder / RUN, folder / RESULTS
+    if not path.is_file():
+        return ["unknown run"] if results.is_file() and results.stat().st_size else []
+    try:
+        theirs = dict(json.loads(path.read_bytes())["identity"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path}: expected what a run writes, found damage") from error
+    return [name for name, value in identity.items() if theirs.get(name) != value]

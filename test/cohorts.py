@@ -15,10 +15,11 @@ from job_files import CHIMERA, CLINICAL, RNA, no_warning
 from jobs import record_contents
 from small_bundles import PANEL, build_bundle
 
-from model.cohort import Cohort, Counts, score_cohort
+from model.cohort import Cohort, Counts, check_cohort, score_cohort
 from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_workers import Workforce
 from model.errors import Warn
+from model.progress import Say
 
 Answer = TypeVar("Answer")
 
@@ -125,6 +126,18 @@ def score(
 ) -> Counts:
     """Score a cohort without a word."""
     return score_cohort(cohort, by, workforce, say=lambda text: None, warn=warn, progress=progress)
+
+
+def check(
+    cohort: Cohort,
+    by: Scorer,
+    workforce: Workforce = INLINE,
+    *,
+    say: Say = lambda text: None,
+    warn: Warn = no_warning,
+) -> Counts:
+    """Check a cohort as a dry run does."""
+    return check_cohort(cohort, by, workforce, say=say, warn=warn, progress=lambda counts: None)
 
 
 def read_predictions(folder: Path) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
+from cohorts import check, read_predictions, score, scorer, write_bundle, write_records
 from foreign_slides import trident_attributes, write_h5
 from mean_colour import write_tissue
 from small_bundles import PATCHES, build_bundle
@@ -18,7 +18,7 @@ from synthetic import write_mha
 
 from model.bags import bag_path, read_stamp, write_bag
 from model.batch import Bag, Modality
-from model.cohort import Cohort, Counts, check_cohort
+from model.cohort import Cohort, Counts
 from model.cohort_scorer import Scorer
 from model.encoder import ENCODERS
 from model.patches import PatchSpec
@@ -60,15 +60,7 @@ def make_bag(directory: Path, case_id: str, *, patches: PatchSpec = PATCHES, see
 def dry_run(cohort: Cohort, by: Scorer) -> tuple[Counts, list[str]]:
     """Return the counts of a dry run, and the lines that it prints."""
     said: list[str] = []
-    counts = check_cohort(
-        cohort,
-        by,
-        INLINE,
-        say=said.append,
-        warn=lambda text: None,
-        progress=lambda counts: None,
-    )
-    return counts, said
+    return check(cohort, by, say=said.append, warn=lambda text: None), said
 
 
 def column(cohort: Cohort, name: str) -> list[str]:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cohorts import INLINE, read_predictions, score, scorer, write_bundle, write_records
+from cohorts import check, read_predictions, score, scorer, write_bundle, write_records
 from mean_colour import write_tissue
 from safetensors import SafetensorError
 from small_bundles import build_bundle
 
-from model.cohort import Cohort, check_cohort
+from model.cohort import Cohort
 from model.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_page")
@@ -25,14 +25,7 @@ def refusal(cohort: Cohort, **places: Path) -> str:
         score(cohort, by)
     message = "^" + re.escape(str(caught.value)) + "$"
     with pytest.raises(ConfigError, match=message):
-        check_cohort(
-            cohort,
-            by,
-            INLINE,
-            say=lambda text: None,
-            warn=lambda text: None,
-            progress=lambda counts: None,
-        )
+        check(cohort, by)
     assert not cohort.output.exists()
     return str(caught.value)
 

@@ -14,6 +14,7 @@ import pytest
 from cohorts import (
     INLINE,
     InlineWorker,
+    check,
     read_predictions,
     score,
     scorer,
@@ -201,6 +202,9 @@ def test_results_of_another_bundle_or_setting_are_refused(
         )
         with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
             score(changed, by, workforce)
+        with pytest.raises(ConfigError, match="^" + re.escape(message) + "$"):
+            check(changed, by, workforce)
+        assert check(replace(changed, overwrite=True), by, workforce).failed == 0
     assert (cohort.output / "predictions.csv").read_bytes() == before
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cohorts import (
-    INLINE,
     InlineWorker,
+    check,
     read_predictions,
     score,
     scorer,
@@ -24,7 +24,7 @@ from job_files import CHIMERA, no_warning
 import inference
 from model import __version__
 from model.bundle import Bundle
-from model.cohort import Cohort, Counts, check_cohort
+from model.cohort import Cohort, Counts
 from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce
@@ -357,12 +357,5 @@ def test_a_dry_run_leaves_explanations_alone(tmp_path: Path, manifest: Path, bun
     kept = tmp_path / "why" / "C001" / "explanation.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
-    check_cohort(
-        Cohort(manifest, tmp_path / "out"),
-        scorer(bundle, explain=tmp_path / "why"),
-        INLINE,
-        say=lambda text: None,
-        warn=no_warning,
-        progress=lambda counts: None,
-    )
+    check(Cohort(manifest, tmp_path / "out"), scorer(bundle, explain=tmp_path / "why"))
     assert kept.read_text() == "{}"
