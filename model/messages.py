@@ -20,6 +20,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(map(_short, names[:SOME])) + more
 
 
+def failures(failed: Mapping[str, object]) -> str:
+    """Name the cases that failed, and why the first one did; `failed` has each one's reason."""
+    return f"{some(list(failed))}; the first, {next(iter(failed.values()))}"
+
+
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
 

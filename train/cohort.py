@@ -11,7 +11,7 @@ from model.case import Case, Record, has_value
 from model.errors import CaseError, ConfigError, Warn
 from model.interface import Interface
 from model.manifest import Row, Tables, build_case, list_download, list_table, read_tables
-from model.messages import some
+from model.messages import failures, some
 from model.rows import SUFFIXES
 from train.config import CohortConfig
 from train.estimate import Outcome
@@ -228,10 +228,10 @@ def _read_table(
 
 def _refuse_labels(unusable: Mapping[str, ConfigError], root: Path) -> None:
     """Refuse outcomes that cannot be used, all in one line, so that they are mended at once."""
+    if len(unusable) == 1:
+        raise ConfigError(f"{root}: {next(iter(unusable.values()))}")
     if unusable:
-        first = next(iter(unusable.values()))
-        names = f"{len(unusable)} cases: {some(list(unusable))}; the first, "
-        raise ConfigError(f"{root}: {names if len(unusable) > 1 else ''}{first}") from first
+        raise ConfigError(f"{root}: {len(unusable)} cases: {failures(unusable)}")
 
 
 def _known(row: Row, name: str) -> str:

@@ -1,7 +1,7 @@
 """Folds → their models, and the risks of the cases that these never saw."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -95,22 +95,30 @@ def check_folds(cases: Sequence[LabelledCase], config: TrainConfig, *, warn: War
         name: {case.case_id for case in cases if has_modality(case.case, name, config)}
         for name in config.fusion.read().modalities
     }
+    for fitted in _training_folds(cases, config, warn=warn):
+        for name, ids in known.items():
+            if ids.isdisjoint(case.case_id for case in fitted):
+                raise ConfigError(
+                    f"{config.cohort.root}: expected {name} of somebody in each training "
+                    f"fold, found {len(ids)} of {len(cases)} cases with it, none in one"
+                )
+        if config.fit.loss == "nll":
+            outcome = outcomes(fitted)
+            event, time = map(torch.from_numpy, (outcome.event, outcome.time))
+            fit_bins(event=event, time=time, n_bins=config.fit.bins)
+
+
+def _training_folds(
+    cases: Sequence[LabelledCase], config: TrainConfig, *, warn: Warn
+) -> Iterator[Sequence[LabelledCase]]:
+    """Yield the cases of each fit: those of each outer fold, and of the inner ones within."""
     for repeat in range(config.folds.repeats):
         seed = [config.seed, repeat]
         for fold, test in enumerate(outer_folds(cases, config.folds, seed=seed, warn=warn)):
             train, _ = hold_out(cases, test)
+            yield train
             inner = inner_folds(train, config.fit.inner_folds, seed=(*seed, fold))
-            for fitted in (train, *(rest for rest, _ in inner)):
-                for name, ids in known.items():
-                    if ids.isdisjoint(case.case_id for case in fitted):
-                        raise ConfigError(
-                            f"{config.cohort.root}: expected {name} of somebody in each training "
-                            f"fold, found {len(ids)} of {len(cases)} cases with it, none in one"
-                        )
-                if config.fit.loss == "nll":
-                    outcome = outcomes(fitted)
-                    event, time = map(torch.from_numpy, (outcome.event, outcome.time))
-                    fit_bins(event=event, time=time, n_bins=config.fit.bins)
+            yield from (rest for rest, _ in inner)
 
 
 def _fit_fold(

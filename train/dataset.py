@@ -17,7 +17,7 @@ from model.fusion import FUSIONS, build_fusion
 from model.fusion.base import Labels
 from model.interface import ClinicalSchema
 from model.member import Member
-from model.messages import some
+from model.messages import failures
 from model.patches import PatchSpec
 from train.cohort import LabelledCase, clinical_records, outcomes
 from train.config import TrainConfig
@@ -209,7 +209,7 @@ def check_records(member: Member, cases: Sequence[LabelledCase], source: str) ->
     if failed:
         raise ConfigError(
             f"{source}: expected records that can be used of all {len(cases)} cases, found others "
-            f"for {len(failed)}: {some(list(failed))}; the first, {next(iter(failed.values()))}"
+            f"for {len(failed)}: {failures(failed)}"
         )
 
 

@@ -20,7 +20,7 @@ from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case,
 from model.files import remove_parts
 from model.foreign_bags import ForeignBags, check_slide_names
 from model.fusion.base import FusionConfig
-from model.messages import some
+from model.messages import failures
 from model.patches import PatchSpec
 from model.progress import Progress
 from train import ranks
@@ -190,8 +190,7 @@ def _check_all_done(failed: Mapping[str, str], total: int) -> None:
     """Refuse to go on without the bags of cases that failed, each for a reason."""
     if failed:
         raise ConfigError(
-            f"expected a bag of each case, but {len(failed)} of {total} failed: "
-            f"{some(list(failed))}; the first, {next(iter(failed.values()))}"
+            f"expected a bag of each case, but {len(failed)} of {total} failed: {failures(failed)}"
         )
 
 
