@@ -231,14 +231,13 @@ class _Job:
     @about_files()
     def read_record(self, modality: str) -> Record | None:
         """Read the record of a modality, from its file or from the value inside the item."""
-        for socket in self.interface.of(modality):
+        for socket in self.interface.of(modality):  # one at most
             path = self.locate(socket)
-            if path is None:
-                continue
-            inline = self.items[socket.slug].get("value") if self.items else None
-            is_inline = inline is not None and not path.exists()
-            content = inline if is_inline else read_json(path, warn=self.warn)
-            return _as_record(content, path, self.interface.hidden(modality))
+            if path is not None:
+                inline = self.items[socket.slug].get("value") if self.items else None
+                is_inline = inline is not None and not path.exists()
+                content = inline if is_inline else read_json(path, warn=self.warn)
+                return _as_record(content, path, self.interface.hidden(modality))
         return None
 
     def case_id(self, slides: tuple[SlideFile, ...]) -> str:

@@ -3,6 +3,7 @@
 A challenge is one JSON file in `resources/interfaces/`; no code knows a slug.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -20,6 +21,12 @@ FILE_COLUMNS = ("slide", "mask", "rna", "clinical")
 _OUTCOME = ("event", "time")  # as a manifest has it
 _INDEX = ("", "unnamed: 0", "__index_level_0__")  # what pandas calls a column of row numbers
 _NO_GENES = frozenset(("case_id", "patient_id", "centre", *FILE_COLUMNS, *_INDEX))
+
+
+def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"expected each {kind} once, found more of {', '.join(repeated)}")
 
 
 class Socket(BaseModel):
@@ -113,6 +120,11 @@ class ClinicalSchema(BaseModel):
         return frozenset(key.lower() for key in (*_OUTCOME, *self.event, *self.time))
 
     @model_validator(mode="after")
+    def _columns_are_told_apart(self) -> "ClinicalSchema":
+        _refuse_repeats("column", [name.lower() for name in (*self.numbers, *self.categories)])
+        return self
+
+    @model_validator(mode="after")
     def _labels_are_no_columns(self) -> "ClinicalSchema":
         seen = {name.lower() for name in (*self.numbers, *self.categories)} & self.labels
         if seen:
@@ -141,11 +153,24 @@ class Interface(BaseModel):
     output: Output
 
     @model_validator(mode="after")
+    def _sockets_are_told_apart(self) -> "Interface":
+        _refuse_repeats("slug", [socket.slug for socket in self.sockets])
+        _refuse_repeats("path", [socket.path for socket in self.sockets])
+        for modality in ("rna", "clinical"):
+            slugs = [socket.slug for socket in self.of(modality)]
+            if len(slugs) > 1:
+                raise ValueError(f"expected one {modality} socket, found {', '.join(slugs)}")
+        return self
+
+    @model_validator(mode="after")
     def _masks_name_a_slide(self) -> "Interface":
-        slides = {socket.slug for socket in self.sockets if socket.modality == "slide"}
+        slides = {socket.slug for socket in self.of("slide")}
         for socket in self.sockets:
             if socket.modality == "mask" and socket.slide not in slides:
                 raise ValueError(f"mask {socket.slug} names no slide socket: {socket.slide}")
+            if socket.modality != "mask" and socket.slide is not None:
+                raise ValueError(f"{socket.slug} is no mask, and names a slide: {socket.slide}")
+        _refuse_repeats("slide of a mask", [str(mask.slide) for mask in self.of("mask")])
         return self
 
     def check_slugs(self, path: Path, received: set[str], *, warn: Warn) -> None:

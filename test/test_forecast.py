@@ -12,7 +12,14 @@ from synthetic import no_warning
 from model.errors import ConfigError
 from train.calibrate import fit_mapping
 from train.estimate import NotComputableError, Outcome
-from train.forecast import Forecast, calibration, calibration_time, cross_fit, forecast_with
+from train.forecast import (
+    Forecast,
+    calibration,
+    calibration_time,
+    cross_fit,
+    forecast_with,
+    observed_survival,
+)
 from train.metrics import (
     risk_groups,
 )
@@ -142,7 +149,17 @@ def test_a_group_that_ends_with_an_event_and_a_censored_case_is_left_out(forecas
     event = np.arange(n) % 2 == (0 if first else 1)
     assert calibration(forecast, Outcome(event=event, time=np.full(n, 30.0)), 36.0) == []
     dead = Outcome(event=np.full(n, fill_value=True), time=np.full(n, 30.0))
-    assert all(point.observed == 0 for point in calibration(forecast, dead, 36.0))
+    for point in calibration(forecast, dead, 36.0):
+        assert (point.observed, point.low) == (0.0, 0.0)
+        assert (1 - point.high) ** point.n == pytest.approx(0.025)  # none of n left
+
+
+def test_the_censored_do_not_narrow_the_interval_of_a_group_whose_last_had_the_event():
+    event = np.arange(20) >= 15
+    outcome = Outcome(event=event, time=np.where(event, 20.0, 5.0))
+    survival, low, high = observed_survival(outcome, 24.0)
+    assert (survival, low) == (0.0, 0.0)
+    assert (1 - high) ** 5 == pytest.approx(0.025)
 
 
 def test_the_calibration_time_follows_unit_and_follow_up(cohort):

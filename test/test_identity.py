@@ -17,6 +17,7 @@ from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.case import Case
 from model.errors import ConfigError
+from model.interface import Interface
 from train.cohort import LabelledCase, read_cohort
 from train.config import read_config
 from train.identity import claim, cohort_sha256, count_trained, patient_hashes, run_identity
@@ -46,14 +47,14 @@ def write_test_bag(folder: Path, seed: int) -> None:
     write_bag(bag_path(folder / "bags", "P03"), bag, SPEC, PATCHES)
 
 
-def start(folder: Path, *overrides: str) -> None:
+def start(folder: Path, *overrides: str, interface: Interface = CHIMERA) -> None:
     """Claim the run's folder, as `fit` does before its first fold."""
     files = [f"rna.panel={folder}/panel.txt", f"rna.gene_sets={folder}/sets.gmt"]
     folds = ['folds.by="file"', f"folds.file={folder}/folds.csv"]
     slides = 'fusion.settings.modalities=["slide", "rna", "clinical"]'
     config = read_config(folder / "run.toml", [*files, *folds, slides, *overrides])
-    cases = read_cohort(config.cohort, CHIMERA, warn=no_warning)
-    claim(config.output, run_identity(config, cases))
+    cases = read_cohort(config.cohort, interface, warn=no_warning)
+    claim(config.output, run_identity(config, interface, cases))
 
 
 def set_cell(path: Path, row: int, column: int, text: str) -> None:
@@ -136,6 +137,14 @@ def test_a_damaged_mark_is_told(folder: Path, content: str) -> None:
     message = f"{path}: expected what a run writes, found damage"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         start(folder)
+
+
+def test_an_interface_that_has_changed_is_refused(folder: Path) -> None:
+    """It says which columns of the clinical record are used, and how."""
+    start(folder)
+    clinical = CHIMERA.clinical.model_copy(update={"numbers": ("age",)})
+    with pytest.raises(ConfigError, match=r"found a run that differs in interface \(clinical.numb"):
+        start(folder, interface=CHIMERA.model_copy(update={"clinical": clinical}))
 
 
 def test_another_config_is_refused_and_a_bag_of_no_matter_is_not(folder: Path) -> None:

@@ -130,6 +130,7 @@ def write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
 
+SLIDE = {"slug": "s", "modality": "slide", "path": "s"}
 MASK = {"slug": "mask-c", "modality": "mask", "path": "m"}
 OUTPUT = {"path": "answer.json", "unit": "months", "direction": "time"}
 INVALID = {
@@ -144,6 +145,35 @@ INVALID = {
     "mask of another modality": (
         preset(sockets=[{"slug": "r", "modality": "rna", "path": "r"}, MASK | {"slide": "r"}]),
         "mask mask-c names no slide socket: r",
+    ),
+    "one slug twice": (
+        preset(sockets=[SLIDE, SLIDE | {"path": "s2"}]),
+        "the file: expected each slug once, found more of s",
+    ),
+    "one path twice": (
+        preset(sockets=[SLIDE, SLIDE | {"slug": "s2"}]),
+        "the file: expected each path once, found more of s",
+    ),
+    "two masks of a slide": (
+        preset(
+            sockets=[
+                SLIDE,
+                *({"slug": m, "path": m, "modality": "mask", "slide": "s"} for m in "mn"),
+            ]
+        ),
+        "the file: expected each slide of a mask once, found more of s",
+    ),
+    "a slide's slide": (
+        preset(sockets=[SLIDE, SLIDE | {"slug": "t", "path": "t", "slide": "s"}]),
+        "the file: t is no mask, and names a slide: s",
+    ),
+    "two records": (
+        preset(sockets=[{"slug": c, "modality": "clinical", "path": c} for c in ("record", "lab")]),
+        "the file: expected one clinical socket, found record, lab",
+    ),
+    "a column of two kinds": (
+        preset(clinical={"numbers": ["PSA"], "categories": ["psa"]}),
+        "clinical: expected each column once, found more of psa",
     ),
     "label as a number": (
         preset(clinical={"numbers": ["age", "Months"], "time": ["months"]}),

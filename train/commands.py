@@ -96,7 +96,7 @@ def fit(path: Path, overrides: Sequence[str]) -> None:
             config, cases, warn=warn_once, progress=progress_lines("cases embedded", say)
         )
         if ranks.is_first():
-            claim(config.output, run_identity(config, cases))
+            claim(config.output, run_identity(config, interface, cases))
         ranks.wait_for_all()
         run = Run(config, interface, cases, bags, warn=warn_once, say=say)
         results = cross_validate(run)

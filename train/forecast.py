@@ -194,8 +194,9 @@ def _is_followed(group: Outcome, at: float) -> bool:
 def observed_survival(outcome: Outcome, at: float) -> tuple[float, float | None, float | None]:
     """Return Kaplan-Meier's survival at a time, with its 95 % interval (log-log).
 
-    Where nobody had an event until then, the lower end is the exact binomial one. None where
-    patients have several cases, which Greenwood's variance would take for as many patients.
+    Where nobody had an event until then, the lower end is the exact binomial one, and so is the
+    upper end where the last who were followed had it, of those with an event. None where patients
+    have several cases, which Greenwood's variance would take for as many patients.
     """
     km = KaplanMeierFitter().fit(outcome.time, outcome.event)
     survival = float(km.survival_function_.loc[:at].iloc[-1, 0])
@@ -204,4 +205,6 @@ def observed_survival(outcome: Outcome, at: float) -> tuple[float, float | None,
     low, high = (float(end) for end in km.confidence_interval_.loc[:at].iloc[-1])
     if survival == 1.0:
         low = float(0.025 ** (1 / max((outcome.time >= at).sum(), 1)))
+    if survival == 0.0:
+        high = float(1 - 0.025 ** (1 / outcome.event.sum()))
     return survival, low, high

@@ -15,6 +15,7 @@ from model.bags import bag_path, identify
 from model.case import Record
 from model.errors import ConfigError
 from model.files import write_whole
+from model.interface import Interface
 from model.messages import differences
 from model.weights import sha256_of
 from train.cohort import LabelledCase
@@ -70,7 +71,9 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str, Any]:
+def run_identity(
+    config: TrainConfig, interface: Interface, cases: Sequence[LabelledCase]
+) -> dict[str, Any]:
     """Return by name all that a run's folds follow from, once the cohort has its bags.
 
     Files count by their content, so that a copied cohort is the same one. Tables and records are
@@ -81,6 +84,7 @@ def run_identity(config: TrainConfig, cases: Sequence[LabelledCase]) -> dict[str
     return {
         "program": _program_sha256(),
         "config": config.model_dump(mode="json", exclude=_NO_MATTER),
+        "interface": interface.model_dump(mode="json"),
         "cases": _sha256([(c.case_id, c.event, c.time, c.centre, c.patient_id) for c in cases]),
         "RNA": _records_sha256([case.case.rna for case in cases]),
         "clinical records": _records_sha256([case.case.clinical for case in cases]),
