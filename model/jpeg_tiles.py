@@ -32,6 +32,19 @@ STORED_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 """Adobe's segment: no conversion from YCbCr. Old Aperio files say so in the TIFF's tags alone."""
 
 
+def tiff_size(path: Path) -> Size | None:
+    """Return width and height of a TIFF's first image, of any kind; None where there is none.
+
+    SimpleITK would print on stderr what it thinks of the tags.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return page.imagewidth, page.imagelength
+    except UNREADABLE:
+        return None
+
+
 @dataclass(frozen=True)
 class JpegLevel:
     """The tiles of one level, in rows; threads may share it.

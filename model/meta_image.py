@@ -15,6 +15,7 @@ CHUNK_BYTES = 2**20
 
 _LAST_FIELD = re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(\S+)[^\n]*\n", re.MULTILINE)
 _FIELD = re.compile(rb"^\s*(\w+)\s*[=:]\s*(\S+)", re.MULTILINE)
+_DIMENSIONS = ([b"2"], [b"3"], [b"4"])
 _EITHER_HEADER = 32 + zlib.MAX_WBITS
 """Streams of zlib and of gzip, as MetaIO takes both."""
 
@@ -33,17 +34,30 @@ class MetaHeader:
 
     @classmethod
     def read(cls, path: Path) -> "MetaHeader | None":
-        """Return a file's header; None where it does not come to its end."""
+        """Return a file's header; None where it does not come to its end.
+
+        None, too, unless it says just once that there are 2 to 4 dimensions: with other numbers
+        MetaIO crashes, or never ends.
+        """
         with path.open("rb") as file:
             start = file.read(MOST_HEADER_BYTES)
         last = _LAST_FIELD.search(start)
         if last is None:
             return None
-        return cls(dict(_FIELD.findall(start[: last.end()])), last.end())
+        fields = _FIELD.findall(start[: last.end()])
+        if [value for name, value in fields if name == b"NDims"] not in _DIMENSIONS:
+            return None
+        return cls(dict(fields), last.end())
+
+    @property
+    def data_file(self) -> str:
+        """Name of the file that has the pixels, as the header has it; "LOCAL" if it does itself."""
+        name = self.fields[b"ElementDataFile"]
+        return "LOCAL" if name.upper() == b"LOCAL" else name.decode(errors="replace")
 
     def has_all(self, path: Path, count: int) -> bool:
-        """Return whether the file has so many bytes of pixels; True where they lie elsewhere."""
-        if self.fields[b"ElementDataFile"].upper() != b"LOCAL" or not self._says(b"BinaryData"):
+        """Return whether the file has so many bytes of pixels; True of pixels in words."""
+        if not self._says(b"BinaryData"):
             return True
         present = path.stat().st_size - self.data_start
         if not self._says(b"CompressedData"):

@@ -98,7 +98,7 @@ def plan_reading(slide: Slide, spec: PatchSpec) -> Reading:
     downsample = slide.downsamples[level]
     wanted = spec.mpp / (slide.mpp * downsample)
     factor = min(max(round(wanted), 1), MOST_FACTOR)
-    if abs(factor / wanted - 1) > MPP_TOLERANCE:
+    if wanted > 1 and abs(factor / wanted - 1) > MPP_TOLERANCE:
         side_px = spec.size_px * wanted
         return Reading(level=level, factor=1, side_px=side_px, downsample=wanted * downsample)
     return Reading(
@@ -150,6 +150,12 @@ def read_patches(
     for square in slide.read_squares(coords, reading.level, side_px, reading.factor):
         is_ready = len(square) == spec.size_px
         yield square if is_ready else average_to(square, reading.side_px, spec.size_px)
+
+
+def is_blank(patch: NDArray[np.uint8]) -> bool:
+    """Say whether a patch (H, W, 3) is of one colour, as where a slide has no pixels."""
+    row, pixel = patch[0], patch[0, 0]
+    return bool((row == pixel).all() and (patch == pixel).all())
 
 
 def _starts(slide_px: int, width_px: float, stride_px: float) -> NDArray[np.int64]:

@@ -1,11 +1,12 @@
 """Case → bag → risk → time: the main path, read this first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.batch import Bag, CaseInputs
 from model.bundle import Bundle
@@ -16,7 +17,7 @@ from model.errors import CaseError, NoTissueError, Warn, about_case
 from model.fusion.base import FusionConfig
 from model.interface import MONTHS_PER
 from model.messages import merge_messages
-from model.patches import PatchSpec, patch_grid, read_patches
+from model.patches import PatchSpec, is_blank, patch_grid, read_patches
 from model.progress import Progress
 from model.slide import Slide, is_placeholder
 from model.stages import stage
@@ -231,13 +232,25 @@ def _embed_slide(
         with stage("tissue"):
             mask = find_tissue(slide, file.mask, warn=warn)
             coords = patch_grid(slide, mask, patches)
+        blank: list[bool] = []
+
+        def read(part: NDArray[np.int64]) -> Generator[NDArray[np.uint8], None, None]:
+            for patch in read_patches(slide, part, patches):
+                blank.append(is_blank(patch))
+                yield patch
+
         embeddings = embed_patches(
             encoder,
-            lambda part: read_patches(slide, part, patches),
+            read,
             coords,
             batch_size=CPU_BATCH_PATCHES if encoder.device.type == "cpu" else GPU_BATCH_PATCHES,
             progress=progress,
         )
+    if all(blank):
+        raise NoTissueError(file.path, expected="tissue", found="patches of one colour alone")
+    if any(blank):
+        found = f"{sum(blank)} of {len(blank)} patches are of one colour"
+        warn(f"{file.path}: {found}, as where a slide has no pixels")
     return Bag(
         embeddings=embeddings,
         coords=torch.from_numpy(coords),

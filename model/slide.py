@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from model.errors import CaseError, Warn
-from model.jpeg_tiles import JpegLevel
+from model.jpeg_tiles import JpegLevel, tiff_size
 from model.mosaic import Overview, Pixels, average, copy_common, cut_squares
 from model.pixel_size import find_mpp
 from model.pixels import PixelSource, open_slide, reduce_whole
-from model.whole_image import untiled_size
+from model.whole_image import WHOLE_SUFFIX, untiled_size
 
 PLACEHOLDER_PX = 16
 PLACEHOLDER_BYTES = 2**16
@@ -213,5 +213,6 @@ def is_placeholder(path: Path) -> bool:
             return False
     except OSError:  # a name that is too long for a file, or a folder out of reach
         return False
-    size = untiled_size(path)
+    is_whole = path.suffix.lower() == WHOLE_SUFFIX
+    size = untiled_size(path) if is_whole else tiff_size(path)
     return size is not None and max(size) < PLACEHOLDER_PX

@@ -72,8 +72,7 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     size = reader.GetSize()
     check_whole(path, size)
     try:
-        if not _is_complete(path, reader):
-            raise CaseError(path, expected="all of the image", found="a damaged file")
+        _check_complete(path, reader)
         image = reader.Execute()
     except RuntimeError as error:
         raise CaseError(path, expected="all of the image", found="a damaged file") from error
@@ -87,15 +86,23 @@ def read_whole(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
     )
 
 
-def _is_complete(path: Path, reader: Any) -> bool:
-    """Return whether a file has all its pixels, as far as SimpleITK would not tell."""
+def _check_complete(path: Path, reader: Any) -> None:
+    """Make sure that a file has all its pixels, as far as SimpleITK would not tell.
+
+    Raises:
+        CaseError: They lie in other files, or some are missing.
+    """
     header = MetaHeader.read(path) if path.suffix.lower() == WHOLE_SUFFIX else None
     if header is None:
-        return True
-    kind, channels = reader.GetPixelID(), reader.GetNumberOfComponents()
-    pixel: Any = SimpleITK.Image([1, 1], kind, channels)  # type: ignore[no-untyped-call]
-    pixel_bytes = channels * pixel.GetSizeOfPixelComponent()
-    return header.has_all(path, math.prod(reader.GetSize()) * pixel_bytes)
+        return
+    if header.data_file != "LOCAL":
+        expected = "pixels in the file itself (ElementDataFile = LOCAL)"
+        raise CaseError(path, expected=expected, found=header.data_file)
+    # One value alone: a damaged header may tell of billions in each pixel.
+    value: Any = SimpleITK.Image([1, 1], reader.GetPixelID(), 1)  # type: ignore[no-untyped-call]
+    count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if not header.has_all(path, count * value.GetSizeOfPixelComponent()):
+        raise CaseError(path, expected="all of the image", found="a damaged file")
 
 
 def check_whole(path: Path, size: tuple[int, ...]) -> None:

@@ -72,6 +72,7 @@ def test_whole(
         (lambda content: content[:-100], False),
         (lambda content: content.replace(b"300 200", b"300 201"), True),
         (lambda content: content.replace(b"300 200", b"300 201"), False),
+        (lambda content: content.replace(b"Channels = 3", b"Channels = 2000000000"), False),
     ],
 )
 def test_damaged(
@@ -98,6 +99,31 @@ def test_without_a_whole_header(
     with pytest.raises(CaseError, match="expected an image that SimpleITK reads"):
         read(path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dimensions", ["", "-1", "0", "90", "2.0", "2\nNDims = 90"])
+def test_dimensions_of_which_metaio_crashes(
+    tmp_path: Path, dimensions: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "slide.mha"
+    content = write(path, compressed=False).replace(b"NDims = 2", f"NDims = {dimensions}".encode())
+    path.write_bytes(content)
+    assert not is_placeholder(path)
+    with pytest.raises(CaseError, match="expected an image that SimpleITK reads"):
+        read(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("elsewhere", ["pixels.zraw", "LIST"])
+def test_pixels_in_other_files(tmp_path: Path, elsewhere: str) -> None:
+    """MetaIO takes what a damaged one gives so far, and chance for the rest."""
+    path = tmp_path / "slide.mha"
+    content = write(path, compressed=True)
+    (tmp_path / "pixels.zraw").write_bytes(content[content.index(b"LOCAL\n") + 6 :])
+    path.write_bytes(content.replace(b"LOCAL", elsewhere.encode()))
+    expected = re.escape("expected pixels in the file itself (ElementDataFile = LOCAL)")
+    with pytest.raises(CaseError, match=f"{expected}, found {elsewhere}$"):
+        read(path)
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.9])

@@ -4,19 +4,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from job_files import CHIMERA, CLINICAL, RNA, no_warning
 from jobs import write_glass
 from mean_colour import PATCHES, mean_colour, write_tissue
+from synthetic import tissue_slide
 
 from model.bags import SlideEmbedder, bag_path
 from model.case import Case, Record, SlideFile
 from model.cohort_check import check_case
 from model.errors import NoTissueError
 from model.fusion.base import FusionConfig
+from model.patches import PatchSpec
 from model.predictor import Predictor
 from train.embed import embed_cohort
+from train.pyramid import write_mask_pyramid
 
 LENIENT = FusionConfig(optional=("slide",))
 
@@ -62,6 +67,34 @@ def test_a_case_of_nothing_else_is_refused(glass: SlideFile, lenient_predictor: 
     message = f"case C0: {glass.path}: expected tissue, found none"
     with pytest.raises(NoTissueError, match="^" + re.escape(message) + "$"):
         lenient_predictor.predict(Case("C0", (glass,)), progress=ignore)
+
+
+def test_where_the_mask_has_tissue_and_the_slide_one_colour_there_is_none(
+    tmp_path: Path, glass: SlideFile
+) -> None:
+    """As where a file lacks its tiles: the background's colour stands for them."""
+    mask = tmp_path / "mask.tif"
+    write_mask_pyramid(mask, np.ones((87, 100), dtype=bool), 4.0, downsamples=(1,))
+    embedder = SlideEmbedder(mean_colour(), PATCHES, FusionConfig())
+    message = f"{glass.path}: expected tissue, found patches of one colour alone"
+    with pytest.raises(NoTissueError, match="^" + re.escape(message) + "$"):
+        embedder.make(Case("C0", (SlideFile(glass.path, mask),)), warn=no_warning)
+
+
+def test_patches_of_one_colour_are_told(tmp_path: Path) -> None:
+    picture, _ = tissue_slide(512, 256, seed=0)
+    picture[:, :128] = 200
+    slide, mask = tmp_path / "slide.tif", tmp_path / "mask.tif"
+    tifffile.imwrite(slide, picture, tile=(64, 64), compression="lzw", metadata=None)
+    write_mask_pyramid(mask, np.ones((64, 128), dtype=bool), 4.0, downsamples=(1,))
+    spec, said = PatchSpec(mpp=1.0, size_px=64, stride_px=64), []
+    case = Case("C0", (SlideFile(slide, mask),), default_mpp=1.0)
+    bag = SlideEmbedder(mean_colour(), spec, FusionConfig()).make(case, warn=said.append)
+    assert bag is not None
+    assert len(bag.embeddings) == 32
+    assert said[1:] == [
+        f"{slide}: 8 of 32 patches are of one colour, as where a slide has no pixels"
+    ]
 
 
 @pytest.mark.parametrize("settings", [LENIENT, FusionConfig()])

@@ -104,6 +104,16 @@ class TestPlan:
             reading = plan_reading(slide, PatchSpec())
         assert (reading.factor, reading.side_px) == (4, 896)
 
+    @pytest.mark.parametrize(("mpp", "level"), [(1.05, 0), (0.525, 1), (0.2625, 2)])
+    def test_the_coarsest_that_is_near_enough_is_taken(
+        self, slide: Slide, monkeypatch: pytest.MonkeyPatch, mpp: float, level: int
+    ) -> None:
+        """1 / (1 / 1.05) is a little more than 1.05."""
+        monkeypatch.setattr(slide, "mpp", mpp)
+        monkeypatch.setattr(slide, "downsamples", (1.0, 2.0, 4.0))
+        reading = plan_reading(slide, PatchSpec())
+        assert (reading.level, reading.factor, reading.side_px) == (level, 1, 224)
+
     def test_never_magnifies(self, slide: Slide) -> None:
         spec = SPEC.model_copy(update={"mpp": 0.2})
         message = f"{slide.path}: expected pixels of 0.2 µm or finer, found 0.25 µm"

@@ -137,6 +137,17 @@ class TestPlaceholder:
             assert is_placeholder(tmp_path / name), name
         assert not is_placeholder(slide_path)
 
+    def test_odd_tags_are_nothing_to_talk_about(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write_tiff(tmp_path / "small.tif", None, "NONE")
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            tags = tiff.pages.first.tags
+            tags["YResolution"].overwrite((2**32 - 1, 0))
+            tags["Software"].overwrite("a\0b")
+        assert not is_placeholder(path)
+        assert capfd.readouterr().err == ""
+
     def test_small_is_not_a_placeholder(self, tmp_path: Path) -> None:
         assert not is_placeholder(write_tiff(tmp_path / "small.tif", None, "NONE"))
 
