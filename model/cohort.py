@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from model import __version__
-from model.bundle import Bundle, read_manifest
+from model.bundle import read_manifest
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog, check_owner
 from model.cohort_places import check_places
-from model.cohort_scorer import CaseTask, Result, Scorer
+from model.cohort_scorer import CaseTask, Result, Scorer, load_unchanged
 from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
@@ -88,13 +88,14 @@ def score_cohort(
     """Score a cohort, or what is left of it, and write its tables.
 
     Raises:
-        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded, the
-            output folder holds other results, or a folder cannot be used.
+        ConfigError: The manifest or a table cannot be read, the bundle cannot be loaded or is
+            replaced, the output folder holds other results, or a folder cannot be used.
     """
     started = datetime.now(UTC)
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
     if scorer.embeddings is not None:
         remove_parts(scorer.embeddings)
+    scorer = replace(scorer, bundle_sha256=sha256_of(scorer.bundle))
     identity = _identity(cohort, rows, scorer, workforce)
     with RunLog(cohort.output) as log:
         remove_parts(cohort.output)
@@ -105,7 +106,7 @@ def score_cohort(
             for row in rows
             if (entry := entries.get(row.case_id)) is not None
             and _stands(entry, row, scorer.embeddings)
-            and _is_explained(entry, scorer, str(identity["bundle_sha256"]))
+            and _is_explained(entry, scorer)
         }
         counts = Counts(cases=len(rows), kept=len(results))
         for result in results.values():
@@ -123,15 +124,16 @@ def score_cohort(
                 for name in (CSV, PARQUET, PAGE):
                     (cohort.output / name).unlink(missing_ok=True)
         for row, result in do_all(left, build_task, scorer, workforce):
+            files = states.pop(row.case_id)
+            if result.error and state_of_files(row) != files:
+                files = ""  # it may have failed of the change: no state is that of such a result
             # The bag as it is now: the case may have been the one to leave it.
-            files = states.pop(row.case_id) + state_of_bags(row, scorer.embeddings)
+            files += state_of_bags(row, scorer.embeddings)
             log.append(Entry(files=files, result=result))
             results[row.case_id] = result
             counts.add(result)
             progress(counts)
-        write_predictions(
-            cohort.output, rows, results, bundle_sha256=str(identity["bundle_sha256"])
-        )
+        write_predictions(cohort.output, rows, results, bundle_sha256=scorer.bundle_sha256)
         facts = _facts(cohort, scorer, workforce, counts, started)
         _report(cohort, rows, results, {"identity": identity, **facts}, scorer)
         log.describe(facts)
@@ -153,6 +155,7 @@ def check_cohort(
         ConfigError: As of `score_cohort`.
     """
     rows, tables = _read(cohort, scorer, say=say, warn=warn)
+    scorer = replace(scorer, bundle_sha256=sha256_of(scorer.bundle))
     if not cohort.overwrite:
         check_owner(cohort.output, _identity(cohort, rows, scorer, workforce))
     counts = Counts(cases=len(rows))
@@ -216,7 +219,7 @@ def _identity(
     tables = {"RNA table": cohort.rna_table, "clinical table": cohort.clinical_table}
     return {
         "version": __version__,
-        "bundle_sha256": sha256_of(scorer.bundle),
+        "bundle_sha256": scorer.bundle_sha256,
         "interface": sha256_of_text(scorer.interface.model_dump_json()),
         "manifest": sha256_of(cohort.manifest)
         if cohort.manifest.is_file()
@@ -234,11 +237,11 @@ def _stands(entry: Entry, row: Row, embeddings: Path | None) -> bool:
     return entry.files == state_of_files(row) + state_of_bags(row, embeddings)
 
 
-def _is_explained(entry: Entry, scorer: Scorer, bundle_sha256: str) -> bool:
+def _is_explained(entry: Entry, scorer: Scorer) -> bool:
     """Say whether a result is explained, if it has to be and can be."""
     if scorer.explain is None or entry.result.error:
         return True
-    return is_explained(scorer.explain / entry.result.case_id, bundle_sha256)
+    return is_explained(scorer.explain / entry.result.case_id, scorer.bundle_sha256)
 
 
 def _report(
@@ -251,7 +254,7 @@ def _report(
     # Imported here, as matplotlib takes long and only the end of a run needs it.
     from model.cohort_report import write_cohort_report  # noqa: PLC0415
 
-    bundle = Bundle.load(scorer.bundle)
+    bundle = load_unchanged(scorer.bundle, scorer.bundle_sha256)
     write_cohort_report(cohort.output, [results[row.case_id] for row in rows], run, bundle)
 
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model.cohort_scorer import Result
 from model.errors import ConfigError, about_folder
 from model.files import write_whole
+from model.manifest import RESULTS, RUN
 
-RUN, RESULTS = "run.json", "results.jsonl"
 CSV, PARQUET, PAGE = "predictions.csv", "predictions.parquet", "report.html"
 """What is made of the results when all are there."""
 

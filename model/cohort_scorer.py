@@ -15,7 +15,7 @@ from model.case import Case
 from model.cohort_bags import load_predictor
 from model.cohort_check import check_case
 from model.devices import open_device
-from model.errors import CaseError, TriSurvError, Warn, one_line, printable
+from model.errors import CaseError, ConfigError, TriSurvError, Warn, one_line, printable
 from model.explain_files import clear_files
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
@@ -74,6 +74,8 @@ class Scorer:
         bundle: The bundle's file.
         weights_dirs: Folders that may hold the encoder's weights, in order.
         interface: Of the bundle's task.
+        bundle_sha256: Of the bundle's file when the run began, as results of two are never mixed;
+            "" is any.
         embeddings: Folder of bags to take, and to leave new ones in; None keeps no bags.
         explain: Gets one folder per case, with why it got its risk; None explains nothing.
         device: Where encoder and fusion run.
@@ -84,6 +86,7 @@ class Scorer:
     bundle: Path
     weights_dirs: tuple[Path, ...]
     interface: Interface
+    bundle_sha256: str = ""
     embeddings: Path | None = None
     explain: Path | None = None
     device: str = "cpu"
@@ -118,12 +121,20 @@ class Scorer:
                 case_id=case_id,
                 error=str(error) if is_its_own else f"case {case_id}: {error}",
                 warnings=tuple(warnings),
-                retry=not is_its_own,
+                # The system's reasons, as a share that is away, may be gone without a trace.
+                retry=not is_its_own or isinstance(error.__cause__, OSError),
             )
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _predictor(self) -> Predictor:
-        return _load(self.bundle, self.weights_dirs, self.embeddings, self.device, self.threads)
+        return _load(
+            self.bundle,
+            self.bundle_sha256,
+            self.weights_dirs,
+            self.embeddings,
+            self.device,
+            self.threads,
+        )
 
     def _predict(self, case: Case, warnings: list[str]) -> Result:
         predictor = self._predictor()
@@ -148,7 +159,7 @@ class Scorer:
         from model.explain import explain_case  # noqa: PLC0415
 
         if self.explain is not None:
-            predictor, sha256 = self._predictor(), _bundle_sha256(self.bundle)
+            predictor, sha256 = self._predictor(), self.bundle_sha256
             try:
                 explain_case(predictor, case, bag, self.explain, bundle_sha256=sha256, warn=warn)
             except TriSurvError:
@@ -161,18 +172,29 @@ class Scorer:
         return Result(case_id=case.case_id, warnings=tuple(dict.fromkeys(warnings)))
 
 
-_bundle_sha256 = lru_cache(maxsize=1)(sha256_of)  # once in a process, too
-
-
 @lru_cache(maxsize=1)
 def _load(
     path: Path,
+    sha256: str,
     weights_dirs: tuple[Path, ...],
     embeddings: Path | None,
     device: str,
     threads: int,
 ) -> Predictor:
     """Load what a scorer needs, once in a process."""
+    bundle = load_unchanged(path, sha256)
     torch.set_num_threads(threads)
-    opened = open_device(device)
-    return load_predictor(Bundle.load(path), weights_dirs, opened, bags=embeddings)
+    return load_predictor(bundle, weights_dirs, open_device(device), bags=embeddings)
+
+
+def load_unchanged(path: Path, sha256: str) -> Bundle:
+    """Load the bundle with which a run began.
+
+    Raises:
+        BundleError: It cannot be loaded.
+        ConfigError: It is another one.
+    """
+    bundle = Bundle.load(path)
+    if sha256 and sha256_of(path) != sha256:
+        raise ConfigError(f"{path}: expected the bundle with which this run began, found another")
+    return bundle

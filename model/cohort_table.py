@@ -104,9 +104,12 @@ def _cells(result: Result, bundle_sha256: str) -> list[object]:
 
 def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for line in (header, *lines):
+        # A carriage return ends a line for readers, too, and of itself Python does not quote it.
+        has_return = any("\r" in cell for cell in line if isinstance(cell, str))
+        (quoted if has_return else plain).writerow(line)
     return text.getvalue().encode()
 
 

@@ -15,6 +15,9 @@ from model.messages import some
 from model.records import read_expression, read_fields
 from model.rows import SUFFIXES, check_ids, read_header, read_lines, read_rows
 
+RUN, RESULTS = "run.json", "results.jsonl"
+"""What a run keeps in its folder, which is no case then."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -69,7 +72,8 @@ def list_cases(path: Path, interface: Interface, *, apart: Sequence[Path] = ()) 
     Args:
         path: The manifest, or the folder.
         interface: Says what a job consists of.
-        apart: Places of a run's own: a folder that has one, and no file of a case, is no case.
+        apart: Places of a run's own: a folder that has one, and no file of a case, is no case. Nor
+            is one with the results of another run.
 
     Raises:
         ConfigError: It is none of them, or has no case.
@@ -109,7 +113,7 @@ def list_jobs(root: Path, interface: Interface, *, apart: Sequence[Path] = ()) -
     """
     places = ("inputs.json", *(socket.path for socket in interface.sockets))
     folders = _folders(root)
-    empty = {folder for folder in folders if _is_empty(folder) and not _has_any(folder, apart)}
+    empty = {folder for folder in folders if _is_empty(folder) and not _is_apart(folder, apart)}
     jobs = {
         folder
         for folder in folders
@@ -146,7 +150,7 @@ def list_download(root: Path, *, apart: Sequence[Path] = ()) -> list[Row]:
         unused = [path for path in own if path not in found and path.name[0] != "."]
         misnamed = () if slide and rna and clinical else tuple(unused)
         row = Row(printable(folder.name), slides, rna, clinical, unused=misnamed)
-        if row.has_files or not _has_any(folder, apart):
+        if row.has_files or not _is_apart(folder, apart):
             rows.append(row)
     return rows if any(row.has_files for row in rows) else []
 
@@ -259,8 +263,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def _has_any(folder: Path, places: Sequence[Path]) -> bool:
-    """Say whether a folder is one of the places, or one of them is to lie in it."""
+def _is_apart(folder: Path, places: Sequence[Path]) -> bool:
+    """Say whether a folder has a run's results, or is one of the places, or one will lie in it."""
+    if all((folder / name).is_file() for name in (RUN, RESULTS)):
+        return True
     return any(place.resolve().is_relative_to(folder.resolve()) for place in places)
 
 

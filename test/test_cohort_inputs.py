@@ -185,6 +185,19 @@ def test_a_case_that_holds_the_folders_of_a_run_is_one(tmp_path: Path) -> None:
         assert row.has_files
 
 
+def test_the_results_of_another_run_are_no_case(tmp_path: Path, bundle: Path) -> None:
+    write_download_case(tmp_path / "download" / "A", "A")
+    for name in ("scored", "scored_again"):
+        score(Cohort(tmp_path / "download", tmp_path / "download" / name), scorer(bundle))
+    ids = [row["case_id"] for row in read_predictions(tmp_path / "download" / "scored_again")]
+    assert ids == ["A"]
+    (tmp_path / "download" / "scored" / "results.jsonl").unlink()
+    assert [row.case_id for row in list_cases(tmp_path / "download", CHIMERA)] == [
+        "A",
+        "scored",
+    ]
+
+
 @pytest.mark.parametrize("layout", ["jobs", "download"])
 def test_a_folder_name_that_is_no_text_does_not_end_the_run(
     tmp_path: Path, bundle: Path, expected: list[str], layout: str

@@ -23,6 +23,7 @@ from cohorts import (
     write_records,
 )
 from job_files import CHIMERA, CLINICAL, RNA
+from small_bundles import build_bundle
 from test_cohort_inputs import write_wide
 from test_cohort_report import rows_of
 
@@ -35,6 +36,7 @@ from model.cohort_workers import Workforce
 from model.errors import BundleError, ConfigError
 from model.manifest import Row
 from model.predictor import Predictor
+from model.weights import sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_page")
 
@@ -144,6 +146,49 @@ def test_a_case_whose_files_were_mended_is_scored_again(cohort: Cohort, bundle: 
     assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES
 
 
+@pytest.mark.parametrize("comes_back", ["before it is told", "after"])
+def test_a_file_that_was_away_for_a_moment_is_looked_for_again(
+    cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch, comes_back: str
+) -> None:
+    """As on a share that drops out; it was there when the case was handed out."""
+    record = cohort.manifest.parent / "C002" / "cd.json"
+    away = record.with_name("away")
+    real = Scorer.do
+
+    def do(self: Scorer, task: CaseTask) -> Result:
+        if task.row.case_id == "C002":
+            record.rename(away)
+        result = real(self, task)
+        if task.row.case_id == "C002" and comes_back != "after":
+            record.write_text(away.read_text())
+        return result
+
+    with monkeypatch.context() as dropping:
+        dropping.setattr(Scorer, "do", do)
+        assert score(cohort, scorer(bundle)).failed == 1
+    away.replace(record)
+    assert first_counts(cohort, bundle) == Counts(cases=CASES, kept=CASES - 1, done=CASES - 1)
+    assert [row["error"] for row in read_predictions(cohort.output)] == [""] * CASES
+
+
+def test_what_the_system_refused_is_asked_for_again(
+    cohort: Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permission that was given since changes neither size nor time of a file."""
+    real = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self.parent.name == "C002":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "read_bytes", read_bytes)
+        assert score(cohort, scorer(bundle)).failed == 1
+    assert first_counts(cohort, bundle).kept == CASES - 1
+    assert read_predictions(cohort.output)[2]["error"] == ""
+
+
 def test_a_case_that_killed_its_worker_is_tried_again(cohort: Cohort, bundle: Path) -> None:
     score(cohort, scorer(bundle))
     died = Result(case_id="C003", error="case C003: died", retry=True)
@@ -206,6 +251,23 @@ def test_results_of_another_bundle_or_setting_are_refused(
             check(changed, by, workforce)
         assert check(replace(changed, overwrite=True), by, workforce).failed == 0
     assert (cohort.output / "predictions.csv").read_bytes() == before
+
+
+def test_a_bundle_that_is_replaced_during_the_run_is_refused(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    """By a worker that starts anew, and by the report, which would be of the other one."""
+    own = tmp_path / "bundle.safetensors"
+    own.write_bytes(bundle.read_bytes())
+    other = build_bundle(modalities=("rna", "clinical"))
+    message = f"^{own}: expected the bundle with which this run began, found another$"
+    with pytest.raises(ConfigError, match=message):
+        score(cohort, scorer(own), progress=lambda counts: counts.done == 3 and other.save(own))
+    assert len(lines(cohort)) == CASES
+    assert not (cohort.output / "report.html").exists()
+    begun_with = sha256_of(bundle)
+    assert scorer(bundle, bundle_sha256=begun_with).load() is None
+    assert re.search(message, scorer(own, bundle_sha256=begun_with).load() or "")
 
 
 def test_overwrite_drops_another_runs_results_and_keeps_its_own(

@@ -96,6 +96,19 @@ def test_what_a_killed_run_half_wrote_is_removed(
     assert not part.exists()
 
 
+def test_a_line_within_a_cell_is_carried_through(tmp_path: Path, bundle: Path) -> None:
+    """Python leaves a carriage return without quotes, and readers end the line there."""
+    manifest = write_records(tmp_path / "data", 3)
+    header, *lines = manifest.read_text().splitlines()
+    notes = ["a\rb", "a\r\nb", "plain"]
+    noted = [f'{line},"{note}"' for line, note in zip(lines, notes, strict=True)]
+    manifest.write_bytes("\n".join([f"{header},Note", *noted, ""]).encode())
+    score(Cohort(manifest, tmp_path / "out"), scorer(bundle))
+    assert [row["Note"] for row in read_predictions(tmp_path / "out")] == notes
+    text = (tmp_path / "out" / "predictions.csv").read_bytes().decode()
+    assert '"C000"' in text and '"C002"' not in text
+
+
 def test_the_manifests_further_columns_are_carried_through(
     tmp_path: Path, manifest: Path, bundle: Path
 ) -> None:
