@@ -292,6 +292,32 @@ def test_a_dry_run_looks_at_slides_and_encodes_none(
     assert not cohort.output.exists()
 
 
+def test_a_dry_run_warns_of_slides_masks_and_bags_as_the_run_does(
+    tmp_path: Path, cohort: Cohort, bundle: Path
+) -> None:
+    by = scorer(bundle, embeddings=tmp_path / "bags")
+    score(cohort, by)
+    write_tissue(tmp_path / "s0.mha", seed=9, side_px=150)  # its bag is of another
+    pixels = write_tissue(tmp_path / "s1.mha", seed=1, side_px=150)
+    write_mha(tmp_path / "s1.mha", pixels)  # without a pixel size
+    (tmp_path / "m2.mha").write_text("no mask")
+    cohort.manifest.write_text(
+        "case_id,slide,mask\nC0,s0.mha,\nC1,s1.mha,\nC2,s2.mha,m2.mha\nC3,s2.mha,\n"
+    )
+    again = replace(cohort, output=tmp_path / "again")
+    said: list[str] = []
+    assert check(again, by, warn=said.append).failed == 0
+    score(again, by)
+    warnings = [text for text in said if text.startswith("case ")]
+    for case_id, kind in (
+        ("C0", "made of other files than the case has now"),
+        ("C1", "0.25 µm is assumed"),
+        ("C2", "tissue is found by its colour instead"),
+    ):
+        assert any(text.startswith(f"case {case_id}: ") and kind in text for text in warnings)
+        assert kind in column(again, "warnings")[int(case_id[1])]
+
+
 def test_a_run_clears_away_what_a_killed_one_left_of_a_bag(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle.safetensors")
     cohort = Cohort(write_records(tmp_path / "data", 2), tmp_path / "out")

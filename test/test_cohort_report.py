@@ -348,6 +348,21 @@ def test_figures_show_shares_and_means(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_risk_at_a_third_is_of_the_group_above(bundle: Bundle, tmp_path: Path) -> None:
+    third = float(np.quantile(bundle.mapping.risks, 1 / 3))
+    (result,) = make_results(bundle, 1)
+    failed = Result(case_id="C1", modalities=("slide",), error="case C1: no slide")
+    results = [result.model_copy(update={"risk": third, "modalities": ("rna",)}), failed]
+    page = write_cohort_report(tmp_path, results, make_run(), bundle)
+    text = page.read_text(encoding="utf-8")
+    cells = Page(text).of("td")
+    middle = cells.index("100 %")
+    assert cells[middle - 4 : middle] == ["0", "0 %", "–", "1"]  # none is in the group below
+    rows = Page(text).of("th")
+    assert "rna" in rows and "slide" not in rows
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_the_page_says_how_long_the_run_took(tmp_path: Path) -> None:
     whole = build_bundle()
     text = write_cohort_report(tmp_path, make_results(whole, 3), make_run(), whole).read_text(

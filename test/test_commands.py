@@ -180,6 +180,19 @@ def test_foreign_bags_that_are_not_there_are_refused_beside_the_run_s_own(
     assert told == (f"cohort.foreign_bags: expected a folder, found none at {run.parent}/fetaures")
 
 
+def test_foreign_bags_of_slides_of_one_name_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = read_table(run.parent / "cases.csv")
+    named = [[*row, f"{row[0]}/HE.svs"] for row in rows]
+    write_table(run.parent / "cases.csv", [[*header, "slide"], *named])
+    (run.parent / "clam").mkdir()
+    (run.parent / "clam" / "HE.h5").touch()
+    slides = 'fusion.settings.modalities=["slide", "rna"]'
+    told = refusal(capsys, "fit", run, slides, f"cohort.foreign_bags={run.parent}/clam")
+    assert told.startswith(f"{run.parent}/clam/HE.h5: expected one slide of that name, found ")
+
+
 def test_a_panel_that_is_not_there_is_told_before_any_work(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

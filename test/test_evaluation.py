@@ -95,6 +95,7 @@ def test_years_are_months_over_twelve(cohort, forecast):
 def test_what_cannot_be_computed_says_why(cohort):
     outcome, risk, _ = cohort
     short = Outcome(event=outcome.event, time=outcome.time / 3)  # ends before 24 months
+    assert short.time.max() < 36
     reason = Unavailable("nothing was fitted")
     rows = by_name(evaluate_risks(risk, short, reason, unit="months", resamples=0))
     assert rows["auc_36_months"].value == Unavailable("nobody is followed beyond 36 months")
@@ -102,6 +103,14 @@ def test_what_cannot_be_computed_says_why(cohort):
     without_curves = [row for name, row in rows.items() if "_c" not in name and "auc" not in name]
     assert len(without_curves) == 7
     assert all(row.value == reason for row in without_curves)
+
+
+def test_an_auc_at_the_last_time_has_nobody_beyond(cohort):
+    outcome, risk, _ = cohort
+    ended = Outcome(event=outcome.event & (outcome.time < 36), time=np.minimum(outcome.time, 36.0))
+    rows = by_name(evaluate_risks(risk, ended, Unavailable("none"), unit="months", resamples=0))
+    assert rows["auc_36_months"].value == Unavailable("nobody is followed beyond 36 months")
+    assert isinstance(rows["auc_12_months"].value, Estimate)
 
 
 def test_late_first_events_leave_nothing_to_integrate(cohort, forecast):

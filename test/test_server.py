@@ -62,6 +62,12 @@ class Server:
     def invoke(self) -> tuple[int, str]:
         return self.request("POST", "/invoke")
 
+    def addresses(self) -> list[str]:
+        """Return where it listens, in the hexadecimal digits of Linux."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        local = [line.split()[1].split(":") for line in lines if line.split()[3] == "0A"]
+        return [address for address, port in local if int(port, 16) == self.port]
+
     def said(self, stream: str) -> str:
         return (self.folder / stream).read_text()
 
@@ -180,6 +186,10 @@ def test_only_failures_are_on_stderr(server: Server) -> None:
 
 
 @pytest.mark.slow
+def test_it_listens_on_all_addresses_as_the_platform_is_another_machine(server: Server) -> None:
+    assert server.addresses() == ["00000000"]
+
+
 def test_other_calls_score_nothing(server: Server) -> None:
     write_job(server.job, record_contents())
     assert server.request("GET", "/invoke")[0] == 405
@@ -210,9 +220,9 @@ def test_a_taken_port_is_one_sentence(
 def test_a_number_that_is_no_port_is_one_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--bundle", BUNDLE, "serve", "--port", 99_999)
+    options = ("--bundle", BUNDLE, "serve", "--port", 2**16)
     outcome = run_door(capfd, SAMPLE, tmp_path / "output", *options)
-    assert outcome.sentence == "port: expected 0 to 65535, found 99999"
+    assert outcome.sentence == "port: expected 0 to 65535, found 65536"
 
 
 # --- a case in flight -----------------------------------------------------------------------------
