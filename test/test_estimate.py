@@ -33,6 +33,16 @@ def test_bootstrap_keeps_the_number_of_events():
     assert any((a != b).any() for a, b in pairwise(drawn))
 
 
+def test_the_interval_of_a_mean_over_patients_is_that_of_a_mean():
+    """Drawn apart, events and censored would keep their shares, and so most of what varies."""
+    _, outcome = cohort()
+    share = estimate(lambda own, _: float(own.mean()), outcome.event, outcome, apart=False)
+    error = np.sqrt(share.value * (1 - share.value) / len(outcome))
+    assert (share.high - share.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    fixed = estimate(lambda own, _: float(own.mean()), outcome.event, outcome)
+    assert fixed.low == fixed.high == fixed.value
+
+
 def test_a_patient_is_drawn_with_all_cases():
     _, outcome = cohort()
     patient = np.arange(150) // 2

@@ -54,6 +54,11 @@ def cohort(seed=0, n=150, effect=1.0):
     return risk, outcome
 
 
+def untied(outcome):
+    draw = np.random.default_rng(0)
+    return replace(outcome, time=outcome.time - draw.uniform(0, 0.5, len(outcome)))
+
+
 def curves(risk, times=TIMES):
     return np.exp(-np.exp(risk)[:, None] * times / 40)
 
@@ -143,15 +148,35 @@ def test_logrank_equals_sksurv_and_groups_come_from_training_risks():
 # ---------------------------------------------------------------- calibration
 
 
-def test_brier_equals_sksurv_and_its_definition():
-    _, train = cohort(9)
-    risk, outcome = cohort(2)
+def test_brier_equals_sksurv_and_its_definition_where_no_times_are_tied():
+    train, (risk, outcome) = untied(cohort(9)[1]), cohort(2)
+    outcome = untied(outcome)
     survival = curves(risk)
     expected = integrated_brier_score(structured(train), structured(outcome), survival, TIMES)
     ours = integrated_brier(survival, outcome, train=train, times=TIMES)
     assert ours == pytest.approx(expected, abs=1e-12)
     _, scores = brier_score(structured(train), structured(outcome), survival, TIMES)
     assert ours == pytest.approx(np.trapezoid(scores, TIMES) / (TIMES[-1] - TIMES[0]), abs=1e-12)
+
+
+def test_brier_of_one_half_is_a_quarter_whatever_is_tied():
+    outcome = outcomes((1, 1), (0, 1), (0, 3), (0, 4))
+    half = np.full((4, 2), 0.5)
+    found = integrated_brier(half, outcome, train=outcome, times=np.array([1.0, 2.0]))
+    assert found == pytest.approx(0.25, abs=1e-12)
+
+
+@pytest.mark.parametrize("months", [0.01, 1, 6])
+def test_brier_recovers_what_censoring_hides_in_times_of_many_months(months):
+    draw = np.random.default_rng(0)
+    risk = draw.normal(size=20_000)
+    late = months * np.ceil(draw.exponential(np.exp(-risk)) * 40 / months)
+    censored = months * np.ceil(draw.uniform(3, 100, len(risk)) / months)
+    outcome = Outcome(event=late <= censored, time=np.minimum(late, censored))
+    truth = ((curves(risk) - (late[:, None] > TIMES)) ** 2).mean(axis=0)
+    expected = np.trapezoid(truth, TIMES) / (TIMES[-1] - TIMES[0])
+    found = integrated_brier(curves(risk), outcome, train=outcome, times=TIMES)
+    assert found == pytest.approx(expected, rel=0.01)
 
 
 def test_the_right_curves_beat_kaplan_meier_and_the_wrong_ones_do_not():

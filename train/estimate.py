@@ -113,6 +113,7 @@ def estimate(
     outcome: Outcome,
     *,
     resamples: int = 1000,
+    apart: bool = True,
 ) -> Estimate | Unavailable:
     """Return a metric's value and bootstrap interval; no interval for resamples = 0.
 
@@ -120,11 +121,12 @@ def estimate(
         metric: What to compute.
         prediction: (n,) or (n, K), one row per patient, as the metric wants it.
         outcome: The same n patients.
-        resamples: Patients are drawn that often, with replacement, events and censored apart.
+        resamples: Patients are drawn that often, with replacement.
+        apart: As for `bootstrap`.
     """
     _need_one_each(prediction, outcome)
     return _with_interval(
-        lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples
+        lambda rows: metric(prediction[rows], outcome.take(rows)), outcome, resamples, apart=apart
     )
 
 
@@ -144,33 +146,42 @@ def difference(
         drawn = outcome.take(rows)
         return metric(first[rows], drawn) - metric(second[rows], drawn)
 
-    return _with_interval(gap, outcome, resamples)
+    return _with_interval(gap, outcome, resamples, apart=True)
 
 
-def bootstrap(outcome: Outcome, *, resamples: int, seed: int) -> Iterator[Index]:
+def bootstrap(
+    outcome: Outcome, *, resamples: int, seed: int, apart: bool = True
+) -> Iterator[Index]:
     """Yield the rows of patients drawn with replacement, each patient with all of theirs.
 
-    As many of those drawn have an event as of those there are.
+    Args:
+        outcome: Of whom.
+        resamples: How often.
+        seed: Of the draws.
+        apart: Draw events and censored apart, so that there are as many of each as ever, for
+            indices of pairs. A mean over patients would vary too little: in simulated cohorts,
+            intervals of the Brier score held the truth in 60 % instead of 95.
     """
     draw = np.random.default_rng(seed)
     patient = np.arange(len(outcome)) if outcome.patient is None else outcome.patient
     rows = [np.flatnonzero(patient == one) for one in np.unique(patient)]
     with_event = np.array([outcome.event[own].any() for own in rows])
-    parts = np.flatnonzero(with_event), np.flatnonzero(~with_event)
+    kinds = (with_event, ~with_event) if apart else (np.ones_like(with_event),)
+    parts = [np.flatnonzero(kind) for kind in kinds]
     for _ in range(resamples):
         drawn = np.concatenate([draw.choice(part, len(part)) for part in parts])
         yield np.concatenate([rows[one] for one in drawn])
 
 
 def _with_interval(
-    value_of: Callable[[Index], float], outcome: Outcome, resamples: int
+    value_of: Callable[[Index], float], outcome: Outcome, resamples: int, *, apart: bool
 ) -> Estimate | Unavailable:
     try:
         value = value_of(np.arange(len(outcome)))
     except NotComputableError as error:
         return Unavailable(str(error))
     values = []
-    for rows in bootstrap(outcome, resamples=resamples, seed=0):
+    for rows in bootstrap(outcome, resamples=resamples, seed=0, apart=apart):
         try:
             values.append(value_of(rows))
         except NotComputableError:

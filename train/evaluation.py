@@ -114,7 +114,10 @@ def follow_up_end(outcome: Outcome) -> float:
 
 @dataclass(frozen=True)
 class _Question:
-    """A metric with the prediction that it is asked of, and the one alike for everyone."""
+    """A metric with the prediction that it is asked of, and the one alike for everyone.
+
+    `apart` is that of `bootstrap`.
+    """
 
     name: str
     title: str
@@ -122,6 +125,7 @@ class _Question:
     metric: Metric
     answer: Answer
     alike: Answer | None = None
+    apart: bool = False
 
     def ask(self, outcome: Outcome, resamples: int) -> Row:
         if self.better in ("above 0.05", "below 0.05"):
@@ -139,7 +143,7 @@ class _Question:
             prediction = answer()
         except NotComputableError as error:
             return Unavailable(str(error))
-        return estimate(self.metric, prediction, outcome, resamples=resamples)
+        return estimate(self.metric, prediction, outcome, resamples=resamples, apart=self.apart)
 
 
 def _order_questions(risk: Array, outcome: Outcome, unit: Unit) -> list[_Question]:
@@ -161,7 +165,9 @@ def _order_questions(risk: Array, outcome: Outcome, unit: Unit) -> list[_Questio
     integral = _on(grid, partial(integrated_auc, train=outcome, times=grid))
     metrics.append(("auc_integrated", f"AUC, integrated {_span(grid, unit)}", integral))
     return [
-        _Question(name, title, "higher", metric, lambda: risk, lambda: np.zeros(len(risk)))
+        _Question(
+            name, title, "higher", metric, lambda: risk, lambda: np.zeros(len(risk)), apart=True
+        )
         for name, title, metric in metrics
     ]
 
