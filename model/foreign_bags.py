@@ -32,7 +32,17 @@ _COORDINATES = ("coordinates/{}.npy", "patches/{}.h5", "patches/{}_patches.h5")
 # What TRIDENT calls encoders that have another name here.
 _ENCODER_IDS = {"uni_v1": "uni", "uni_v2": "uni2_h", "hoptimus0": "h_optimus_0"}
 
-_UNREADABLE = (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, LookupError, TypeError)
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+MOST_COORDINATE = 2**31
 
 
 @about_files()
@@ -192,8 +202,10 @@ def _read(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor | None, _St
     where = " and ".join(map(str, paths))
     try:
         parts = [_read_file(path) for path in paths]
-        embeddings = torch.as_tensor(parts[0]["features"]).float()
+        embeddings = torch.as_tensor(parts[0]["features"]).to_dense().float()
         coords = next((part["coords"] for part in parts if "coords" in part), None)
+        if coords is not None and not (np.abs(coords) < MOST_COORDINATE).all():
+            raise ValueError("coordinates that are no pixels of a slide")
         coords = None if coords is None else torch.as_tensor(coords.astype(np.int64))
         # The file of the features knows better than one beside it.
         stated = _stated({name: part[name] for part in reversed(parts) for name in part})
@@ -232,10 +244,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _stated(attributes: Mapping[str, Any]) -> _Stated:
     if "target_spacing" in attributes:  # CHIMERA
-        resized = attributes["tile_size_resized"] / attributes["resize_factor"]
+        resized = float(attributes["tile_size_resized"]) / float(attributes["resize_factor"])
         return _Stated(size_px=round(resized), mpp=float(attributes["target_spacing"]))
     if "target_magnification" in attributes:  # TRIDENT
         size_px, name = int(attributes["patch_size"]), attributes.get("encoder")
+        name = name.decode() if isinstance(name, bytes) else name
         return _Stated(
             size_px=size_px,
             stride_px=size_px - int(attributes.get("overlap", 0)),

@@ -251,6 +251,9 @@ def _embed_slide(
     if any(blank):
         found = f"{sum(blank)} of {len(blank)} patches are of one colour"
         warn(f"{file.path}: {found}, as where a slide has no pixels")
+    if not embeddings.isfinite().all():
+        found = f"others from encoder {encoder.spec.id} in {encoder.precision}"
+        raise CaseError(file.path, expected="finite embeddings", found=found)
     return Bag(
         embeddings=embeddings,
         coords=torch.from_numpy(coords),

@@ -72,7 +72,7 @@ def read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:
 
 
 def check_fit(spec: EncoderSpec, path: Path, *, expected: Tensors, found: Tensors) -> None:
-    """Make sure that a file's tensors are the network's: the same names, the same shapes.
+    """Make sure that a file's tensors are the network's: names, shapes, and numbers.
 
     Raises:
         BundleError: They are not; it counts and names those at fault.
@@ -82,6 +82,14 @@ def check_fit(spec: EncoderSpec, path: Path, *, expected: Tensors, found: Tensor
         "missing": expected.keys() - found.keys(),
         "unknown": found.keys() - expected.keys(),
         "of another shape": {n for n in shared if expected[n].shape != found[n].shape},
+        "of another type": {
+            n for n in shared if expected[n].is_floating_point() != found[n].is_floating_point()
+        },
+        "of no finite numbers": {
+            n
+            for n in shared
+            if found[n].is_floating_point() and not found[n].float().sum().isfinite()
+        },
     }
     if any(faults.values()):
         text = "; ".join(

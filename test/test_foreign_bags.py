@@ -98,8 +98,8 @@ def test_each_slide_of_a_case_has_its_bag(tmp_path: Path) -> None:
 # -- TRIDENT ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoder", ["uni_v1", None])
-def test_tridents_bags_are_read(tmp_path: Path, encoder: str | None) -> None:
+@pytest.mark.parametrize("encoder", ["uni_v1", np.bytes_("uni_v1"), None])
+def test_tridents_bags_are_read(tmp_path: Path, encoder: str | bytes | None) -> None:
     features = embeddings_of().astype(np.float16)
     write_h5(
         tmp_path / "features_uni_v1" / "C.h5",

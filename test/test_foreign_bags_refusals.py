@@ -98,10 +98,15 @@ def test_damaged_files_are_one_line_of_the_case(tmp_path: Path) -> None:
         (good[0], coords_of(), "expected one embedding per patch, found shape (6,)"),
         (nan, coords_of(), "expected finite embeddings, found NaN or infinity"),
         (None, coords_of(), "expected a readable bag, found KeyError ('features')"),
+        (good, np.full((5, 2), np.nan), "expected a readable bag, found ValueError (coordinates "),
+        (good, 1e30 * coords_of(), "expected a readable bag, found ValueError (coordinates "),
     ):
         write_h5(path, features, coords, attributes=attributes)
         with pytest.raises(CaseError, match="^" + re.escape(f"{path}: {found}")):
             make(tmp_path)
+    write_h5(path, good, coords_of(), attributes=attributes | {"target_magnification": 0})
+    with pytest.raises(CaseError, match="expected a readable bag, found ZeroDivisionError"):
+        make(tmp_path)
     path.write_bytes(b"no HDF5")
     with pytest.raises(CaseError, match="expected a readable bag, found OSError") as caught:
         make(tmp_path)

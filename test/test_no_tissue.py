@@ -16,7 +16,7 @@ from synthetic import tissue_slide
 from model.bags import SlideEmbedder, bag_path
 from model.case import Case, Record, SlideFile
 from model.cohort_check import check_case
-from model.errors import NoTissueError
+from model.errors import CaseError, NoTissueError
 from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import Predictor
@@ -79,6 +79,18 @@ def test_where_the_mask_has_tissue_and_the_slide_one_colour_there_is_none(
     message = f"{glass.path}: expected tissue, found patches of one colour alone"
     with pytest.raises(NoTissueError, match="^" + re.escape(message) + "$"):
         embedder.make(Case("C0", (SlideFile(glass.path, mask),)), warn=no_warning)
+
+
+def test_embeddings_are_finite(tissue: SlideFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a network that overflows in float16 are not."""
+    monkeypatch.setattr(
+        "model.predictor.embed_patches",
+        lambda encoder, read, coords, **_: torch.full((len(list(read(coords))), 3), torch.nan),
+    )
+    embedder = SlideEmbedder(mean_colour(), PATCHES, FusionConfig())
+    expected = "expected finite embeddings, found others from encoder "
+    with pytest.raises(CaseError, match=re.escape(f"{tissue.path}: {expected}")):
+        embedder.make(Case("C0", (tissue,)), warn=no_warning)
 
 
 def test_patches_of_one_colour_are_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from encoder_stand_ins import (
     save_weights,
     stand_in,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -142,6 +143,25 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     save_weights(stand_in("uni"), path)
     with pytest.raises(BundleError, match=r"1 missing \(reg_token\); "):
         load(stand_in("uni2_h"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda tensor: torch.full_like(tensor, torch.nan), "34 of no finite numbers"),
+        (lambda tensor: tensor.to(torch.int8), "34 of another type"),
+        (lambda tensor: tensor.to(torch.complex64), "34 of another type"),
+    ],
+)
+def test_weights_that_are_no_numbers_of_a_network_are_refused(
+    tmp_path: Path, spoil: Callable[[Tensor], Tensor], found: str
+) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    save_weights(stand_in("uni"), tmp_path / "whole.safetensors")
+    whole = load_file(tmp_path / "whole.safetensors")
+    torch.save({name: spoil(tensor) for name, tensor in whole.items()}, path)
+    with pytest.raises(BundleError, match=f"expected the 34 tensors of encoder uni, found {found}"):
+        load(stand_in("uni"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
