@@ -42,7 +42,7 @@ _UNREADABLE = (
     UnpicklingError,
     ValueError,
 )
-MOST_COORDINATE = 2**31
+_MOST_COORDINATE = 2**31
 
 
 @about_files()
@@ -204,7 +204,7 @@ def _read(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor | None, _St
         parts = [_read_file(path) for path in paths]
         embeddings = torch.as_tensor(parts[0]["features"]).to_dense().float()
         coords = next((part["coords"] for part in parts if "coords" in part), None)
-        if coords is not None and not (np.abs(coords) < MOST_COORDINATE).all():
+        if coords is not None and not (np.abs(coords) < _MOST_COORDINATE).all():
             raise ValueError("coordinates that are no pixels of a slide")
         coords = None if coords is None else torch.as_tensor(coords.astype(np.int64))
         # The file of the features knows better than one beside it.
