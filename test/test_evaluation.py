@@ -47,9 +47,10 @@ def test_every_metric_is_that_of_the_metrics_module(cohort, forecast):
     for months in (12, 36, 60):
         auc = dynamic_auc(risk, outcome, train=outcome, at=months)
         assert rows[f"auc_{months}_months"].value.value == auc
-    assert rows["d_calibration"].value.value == d_calibration(
-        forecast.survival_at(outcome.time), outcome
-    )
+    known = [0.0, *np.unique(outcome.time)]
+    before = np.array([known[known.index(time) - 1] for time in outcome.time])
+    around = np.stack([forecast.survival_at(own) for own in (before, outcome.time)], axis=1)
+    assert rows["d_calibration"].value.value == d_calibration(around, outcome)
     assert rows["error_events"].value.value == time_error_events(forecast.time, outcome)
     end = min(tau, forecast.tau)
     restricted = time_error_restricted(forecast.time, outcome, train=outcome, tau=end)

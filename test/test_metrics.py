@@ -54,6 +54,11 @@ def cohort(seed=0, n=150, effect=1.0):
     return risk, outcome
 
 
+def twice(survival):
+    """Return curves that do not fall at a patient's own time."""
+    return np.stack([survival, survival], axis=1)
+
+
 def untied(outcome):
     draw = np.random.default_rng(0)
     return replace(outcome, time=outcome.time - draw.uniform(0, 0.5, len(outcome)))
@@ -198,17 +203,33 @@ def test_d_calibration_of_the_true_curves_is_uniform():
         late, censored = draw.exponential(1 / rate), draw.exponential(1.5, 300)
         outcome = Outcome(event=late <= censored, time=np.minimum(late, censored))
         survival = np.exp(-rate * outcome.time)
-        counts = d_calibration_counts(survival, outcome)
+        counts = d_calibration_counts(twice(survival), outcome)
         assert counts.sum() == pytest.approx(300)
-        p_values.append(d_calibration(survival, outcome))
-        assert d_calibration(survival**3, outcome) < 1e-3
+        p_values.append(d_calibration(twice(survival), outcome))
+        assert d_calibration(twice(survival**3), outcome) < 1e-3
     # Spreading the censored evenly makes the test a little too mild, never too harsh.
     assert kstest(p_values, "uniform", alternative="greater").pvalue > 0.01
 
 
+@pytest.mark.parametrize("months", [1, 6, 12])
+def test_d_calibration_of_the_true_curves_holds_for_times_of_many_months(months):
+    p_values = []
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        rate = np.exp(draw.normal(size=150)) / 60
+        late, censored = draw.exponential(1 / rate), draw.uniform(17, 200, 150)
+        late, censored = (months * np.ceil(moment / months) for moment in (late, censored))
+        outcome = Outcome(event=late <= censored, time=np.minimum(late, censored))
+        moments = np.stack([outcome.time - months, outcome.time], axis=1)
+        survival = np.exp(-rate[:, None] * moments)
+        p_values.append(d_calibration(survival, outcome))
+        assert d_calibration(survival**3, outcome) < 0.05
+    assert np.mean(np.array(p_values) < 0.05) <= 0.06
+
+
 def test_d_calibration_needs_fifty_patients_not_cases():
     _, outcome = cohort(n=60)
-    alike, pairs = np.full(60, 0.5), replace(outcome, patient=np.arange(60) // 2)
+    alike, pairs = np.full((60, 2), 0.5), replace(outcome, patient=np.arange(60) // 2)
     assert d_calibration(alike, outcome) < 0.05
     with pytest.raises(NotComputableError, match="50 patients are needed, 30 are there"):
         d_calibration(alike, pairs)
@@ -221,7 +242,7 @@ def test_a_test_of_patients_is_none_of_their_cases():
     with pytest.raises(NotComputableError, match="one case of each patient"):
         logrank_groups(np.arange(120) % 2, pairs)
     with pytest.raises(NotComputableError, match="one case of each patient"):
-        d_calibration(np.full(120, 0.5), pairs)
+        d_calibration(np.full((120, 2), 0.5), pairs)
 
 
 def test_d_calibration_counts_by_hand():
@@ -230,7 +251,15 @@ def test_d_calibration_counts_by_hand():
     outcome = Outcome(event=np.array([1, 0, 1, 1, 0, 0]), time=np.ones(6))
     expected = np.array([0.4 + 1 + 1, 0.4, 0.2 + 1, 0, 0, 0, 0, 0, 0, 1])
     expected += 0.1  # the censored patient at 1
-    np.testing.assert_allclose(d_calibration_counts(survival, outcome), expected, atol=1e-12)
+    found = d_calibration_counts(twice(survival), outcome)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_an_event_is_spread_over_the_drop_of_its_curve():
+    outcome = Outcome(event=np.array([True, True]), time=np.ones(2))
+    found = d_calibration_counts(np.array([[0.45, 0.25], [1.0, 0.95]]), outcome)
+    expected = [0, 0, 0.25, 0.5, 0.25, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 # ---------------------------------------------------------------- errors of the time

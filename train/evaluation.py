@@ -224,7 +224,10 @@ def _forecast_questions(
             "D-calibration, p",
             "above 0.05",
             d_calibration,
-            lambda: told().survival_at(outcome.time),
+            lambda: np.stack(
+                [told().survival_at(own) for own in (_previous(outcome.time), outcome.time)],
+                axis=1,
+            ),
         ),
         *(
             _Question(
@@ -254,6 +257,12 @@ def _brier_gain(brier: Metric, both: npt.NDArray[np.float64], outcome: Outcome) 
     """Return the score of the left half of the columns minus that of the right half."""
     own, alike = np.hsplit(both, 2)
     return brier(own, outcome) - brier(alike, outcome)
+
+
+def _previous(times: Array) -> Array:
+    """Return the latest of the times (n,) before each of them, 0 before the first: (n,)."""
+    known = np.unique(times)
+    return np.concatenate([[0.0], known])[np.searchsorted(known, times)]
 
 
 def _grid(outcome: Outcome, tau: float) -> Array:

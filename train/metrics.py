@@ -134,11 +134,11 @@ def integrated_brier(survival: Array, outcome: Outcome, *, train: Outcome, times
     return float(np.trapezoid(scores, times) / (times[-1] - times[0]))
 
 
-def d_calibration(survival_at_time: Array, outcome: Outcome) -> float:
+def d_calibration(survival: Array, outcome: Outcome) -> float:
     """Return the p-value of D-calibration; small = the curves are off.
 
     Args:
-        survival_at_time: (n,) each patient's predicted survival at their own time.
+        survival: (n, 2) each patient's predicted survival just before their own time, and at it.
         outcome: The same patients.
 
     Source: Haider et al. 2020, Effective ways to build and evaluate individual survival
@@ -149,25 +149,27 @@ def d_calibration(survival_at_time: Array, outcome: Outcome) -> float:
             f"{_D_BINS * _LEAST_PER_D_BIN} patients are needed, {outcome.patients} are there"
         )
     _need_one_case_each(outcome)
-    counts = d_calibration_counts(survival_at_time, outcome)
+    counts = d_calibration_counts(survival, outcome)
     expected = len(outcome) / _D_BINS
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), _D_BINS - 1))
 
 
-def d_calibration_counts(survival_at_time: Array, outcome: Outcome) -> Array:
+def d_calibration_counts(survival: Array, outcome: Outcome) -> Array:
     """Return how many patients have S(T) in each tenth of [0, 1]: (10,), from 0 upwards.
 
     A censored patient will have their event at some S below S(censoring): they are spread evenly
-    over [0, S(censoring)].
+    over [0, S(censoring)]. Likewise an event over the drop of its curve, from just before it: where
+    times are whole years, say, S(T) of true curves is not uniform, and S at any moment of it is.
     """
-    _need_finite(survival_at_time, outcome)
-    if survival_at_time.min() < 0 or survival_at_time.max() > 1:
-        raise ConfigError("D-calibration: expected survival in [0, 1]")
-    s = np.maximum(survival_at_time, np.finfo(float).tiny)[:, None]
-    tenth = np.arange(_D_BINS)
-    own = tenth == np.minimum(s * _D_BINS, _D_BINS - 1).astype(int)  # (n, 10)
-    overlap = np.clip(s - tenth / _D_BINS, 0, 1 / _D_BINS)  # of [0, s] with each tenth
-    counts: Array = np.where(outcome.event[:, None], own, overlap / s).sum(axis=0)
+    if survival.shape != (len(outcome), 2) or not ((survival >= 0) & (survival <= 1)).all():
+        raise ConfigError("D-calibration: expected two survivals in [0, 1] of each patient")
+    before, at = survival[:, :1], survival[:, 1:]
+    event, tenth = outcome.event[:, None], np.arange(_D_BINS)
+    low, high = np.where(event, at, 0.0), np.where(event, before, at)
+    overlap = np.minimum(high, (tenth + 1) / _D_BINS) - np.maximum(low, tenth / _D_BINS)  # (n, 10)
+    own = tenth == np.minimum(high * _D_BINS, _D_BINS - 1).astype(int)
+    width = np.maximum(high - low, np.finfo(float).tiny)
+    counts: Array = np.where(high > low, np.maximum(overlap, 0) / width, own).sum(axis=0)
     return counts
 
 
