@@ -204,9 +204,10 @@ def _read(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor | None, _St
         parts = [_read_file(path) for path in paths]
         embeddings = torch.as_tensor(parts[0]["features"]).to_dense().float()
         coords = next((part["coords"] for part in parts if "coords" in part), None)
-        if coords is not None and not (np.abs(coords) < _MOST_COORDINATE).all():
-            raise ValueError("coordinates that are no pixels of a slide")
-        coords = None if coords is None else torch.as_tensor(coords.astype(np.int64))
+        if coords is not None:
+            if not (np.abs(coords) < _MOST_COORDINATE).all():
+                raise ValueError("coordinates that are no pixels of a slide")
+            coords = torch.as_tensor(coords.astype(np.int64))
         # The file of the features knows better than one beside it.
         stated = _stated({name: part[name] for part in reversed(parts) for name in part})
     except _UNREADABLE as error:

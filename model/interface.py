@@ -3,7 +3,6 @@
 A challenge is one JSON file in `resources/interfaces/`; no code knows a slug.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import CaseError, ConfigError, Warn, first_problem
+from model.messages import repeated
 
 Unit = Literal["months", "years"]
 MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
@@ -24,9 +24,9 @@ _NO_GENES = frozenset(("case_id", "patient_id", "centre", *FILE_COLUMNS, *_INDEX
 
 
 def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"expected each {kind} once, found more of {', '.join(repeated)}")
+    several = sorted(repeated(names))
+    if several:
+        raise ValueError(f"expected each {kind} once, found more of {', '.join(several)}")
 
 
 class Socket(BaseModel):

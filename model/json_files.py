@@ -1,11 +1,10 @@
 """JSON as hospitals and platforms write it."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 from model.errors import CaseError, Warn
-from model.messages import some
+from model.messages import repeated, some
 
 
 def read_json(path: Path, *, warn: Warn) -> object:
@@ -18,10 +17,8 @@ def read_json(path: Path, *, warn: Warn) -> object:
     def first_of_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
         content = dict(pairs)
         if len(content) < len(pairs):
-            repeated = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
-            warn(
-                f"{path}: expected each key once, found more of {some(repeated)}; the first is used"
-            )
+            several = some(repeated(key for key, _ in pairs))
+            warn(f"{path}: expected each key once, found more of {several}; the first is used")
             content.update(reversed(pairs))
         return content
 

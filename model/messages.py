@@ -1,6 +1,7 @@
 """Lines for people: lists, numbers with their nouns, and what members say, on one line."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ def some(names: Sequence[str]) -> str:
     """List the first of many names, and of a very long one the first letters."""
     more = f" and {len(names) - SOME:,} more" if len(names) > SOME else ""
     return ", ".join(map(_short, names[:SOME])) + more
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that are there more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def failures(failed: Mapping[str, object]) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from model.errors import CaseError
 from model.jpeg_tiles import JpegLevel, JpegTiles
 from model.mosaic import Overview, Pixels, is_of_shape
-from model.whole_image import WHOLE_SUFFIX, check_file, read_whole
+from model.whole_image import check_file, is_whole, read_whole
 
 PLAIN_GRIDS = {"aperio", "generic-tiff"}
 """Formats whose tiles lie edge to edge from the level's corner, as OpenSlide names them."""
@@ -207,7 +207,7 @@ def open_slide(path: Path) -> PixelSource:
         CaseError: The file is absent, empty, damaged or of a foreign format.
     """
     check_file(path)
-    if path.suffix.lower() != WHOLE_SUFFIX:
+    if not is_whole(path):
         return TiledSource(path)
     values, properties = read_whole(path)
     if values.dtype != np.uint8 or values.shape[2] not in (1, 3):

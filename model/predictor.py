@@ -246,11 +246,7 @@ def _embed_slide(
             batch_size=CPU_BATCH_PATCHES if encoder.device.type == "cpu" else GPU_BATCH_PATCHES,
             progress=progress,
         )
-    if all(blank):
-        raise NoTissueError(file.path, expected="tissue", found="patches of one colour alone")
-    if any(blank):
-        found = f"{sum(blank)} of {len(blank)} patches are of one colour"
-        warn(f"{file.path}: {found}, as where a slide has no pixels")
+    _check_colours(file.path, blank, warn=warn)
     if not embeddings.isfinite().all():
         found = f"others from encoder {encoder.spec.id} in {encoder.precision}"
         raise CaseError(file.path, expected="finite embeddings", found=found)
@@ -259,3 +255,16 @@ def _embed_slide(
         coords=torch.from_numpy(coords),
         slide_index=torch.full((len(coords),), index),
     )
+
+
+def _check_colours(path: Path, blank: Sequence[bool], *, warn: Warn) -> None:
+    """Tell of patches of one colour, `blank`: a mask may have tissue where the slide has no pixels.
+
+    Raises:
+        NoTissueError: All patches are.
+    """
+    if all(blank):
+        raise NoTissueError(path, expected="tissue", found="patches of one colour alone")
+    if any(blank):
+        found = f"{sum(blank)} of {len(blank)} patches are of one colour"
+        warn(f"{path}: {found}, as where a slide has no pixels")

@@ -11,7 +11,7 @@ from model.case import Record, has_value
 from model.cells import as_text, to_number
 from model.errors import ConfigError, Warn
 from model.h5ad import read_h5ad
-from model.messages import some
+from model.messages import repeated, some
 from model.rows import Cells, check_columns, read_header, read_lines
 
 
@@ -175,9 +175,9 @@ def _read_anndata(
     found = read_h5ad(path, wanted, genes)
     _check_found(path, wanted, found.all_ids, warn=warn)
     names = _genes(path, found.genes, hidden, warn=warn)
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ConfigError(f"{path}: expected each gene once, found more of {some(repeated)}")
+    several = repeated(names)
+    if several:
+        raise ConfigError(f"{path}: expected each gene once, found more of {some(several)}")
     places = {name: index for index, name in enumerate(found.genes)}
     order = {name: places[name] for name in names}
     return {

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from model.cells import as_text
 from model.errors import ConfigError
-from model.messages import some
+from model.messages import repeated, some
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -80,9 +80,9 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     Raises:
         ConfigError: Two have.
     """
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        found = some([name or "'' (no name)" for name in repeated])
+    several = repeated(names)
+    if several:
+        found = some([name or "'' (no name)" for name in several])
         raise ConfigError(f"{path}: expected each column once, found more of {found}")
 
 

@@ -14,7 +14,7 @@ from model.jpeg_tiles import JpegLevel, tiff_size
 from model.mosaic import Overview, Pixels, average, copy_common, cut_squares
 from model.pixel_size import find_mpp
 from model.pixels import PixelSource, open_slide, reduce_whole
-from model.whole_image import WHOLE_SUFFIX, untiled_size
+from model.whole_image import is_whole, untiled_size
 
 PLACEHOLDER_PX = 16
 PLACEHOLDER_BYTES = 2**16
@@ -213,6 +213,5 @@ def is_placeholder(path: Path) -> bool:
             return False
     except OSError:  # a name that is too long for a file, or a folder out of reach
         return False
-    is_whole = path.suffix.lower() == WHOLE_SUFFIX
-    size = untiled_size(path) if is_whole else tiff_size(path)
+    size = untiled_size(path) if is_whole(path) else tiff_size(path)
     return size is not None and max(size) < PLACEHOLDER_PX

@@ -19,6 +19,11 @@ WHOLE_MOST_PX = 2**28
 """Most pixels of an image without tiles: all of it comes into memory."""
 
 
+def is_whole(path: Path) -> bool:
+    """Say whether a file is of the kind that comes into memory as a whole."""
+    return path.suffix.lower() == WHOLE_SUFFIX
+
+
 def untiled_size(path: Path) -> tuple[int, ...] | None:
     """Return the size in a file's header, without reading pixels; None where there is none."""
     reader = _read_header(path)
@@ -37,7 +42,7 @@ def _read_header(path: Path) -> Any | None:
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
-        if path.suffix.lower() == WHOLE_SUFFIX:
+        if is_whole(path):
             if MetaHeader.read(path) is None:
                 return None
             reader.SetImageIO("MetaImageIO")  # of itself it knows the suffix in lower case alone
@@ -92,7 +97,7 @@ def _check_complete(path: Path, reader: Any) -> None:
     Raises:
         CaseError: They lie in other files, or some are missing.
     """
-    header = MetaHeader.read(path) if path.suffix.lower() == WHOLE_SUFFIX else None
+    header = MetaHeader.read(path) if is_whole(path) else None
     if header is None:
         return
     if header.data_file != "LOCAL":

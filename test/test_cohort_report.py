@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_cohort import make_results, make_run
+from quick_train import undrawn
 from small_bundles import build_bundle
 
 from model import cohort_figures
@@ -68,8 +69,8 @@ def text(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, results: list
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take most of a page's time."""
-    monkeypatch.setattr(cohort_figures, "to_svg", lambda figure: "")
+    """Leave the pictures out of one test, as `quick_page` does of a module."""
+    monkeypatch.setattr(cohort_figures, "to_svg", undrawn)
 
 
 def rows_of(text: str) -> list[Any]:
