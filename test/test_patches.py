@@ -49,6 +49,12 @@ class TestSpec:
     def test_defaults(self) -> None:
         spec = PatchSpec()
         assert (spec.mpp, spec.size_px, spec.stride_px, spec.kernel) == (1.0, 224, 224, "box")
+        assert (spec.least_tissue, spec.most_patches) == (0.1, None)
+
+    def test_the_patches_taken_follow_the_golden_ratio(self) -> None:
+        """Of its multiples .0 .618 .236 .854 .472 .090 .708 .326 those below 1/2, least first."""
+        for most, taken in ((1, [0]), (2, [0, 5]), (3, [0, 2, 5]), (5, [0, 2, 4, 5, 7])):
+            assert list(PatchSpec(most_patches=most).taken_of(8)) == taken
 
     @pytest.mark.parametrize(
         "wrong",
@@ -234,15 +240,17 @@ class TestRead:
             for axis in (1, 2):  # nor are they a pixel apart
                 assert np.abs(np.roll(route, 1, axis) - routes[0]).mean() > 10
 
-    def test_fractional_side(self, tmp_path: Path) -> None:
-        """At 0.3 µm/px a patch of 1 µm/px is 213.3 px wide: a ramp keeps its slope and place."""
+    @pytest.mark.parametrize("size_px", [64, 65])
+    def test_fractional_side(self, tmp_path: Path, size_px: int) -> None:
+        """At 0.3 µm/px patches are 213.3 and 216.7 px wide: a ramp keeps its slope and place."""
         ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 256, axis=0)
         image = SimpleITK.GetImageFromArray(np.stack([ramp] * 3, axis=-1), isVector=True)
         image.SetSpacing([0.0003, 0.0003])
         SimpleITK.WriteImage(image, str(tmp_path / "ramp.mha"))
         with Slide.open(tmp_path / "ramp.mha", default_mpp=None, warn=no_warning) as slide:
-            (patch,) = read_patches(slide, np.array([[0, 0]]), SPEC)
-        centres = (np.arange(64) + 0.5) / 0.3 - 0.5
+            spec = PatchSpec(size_px=size_px)
+            (patch,) = read_patches(slide, np.array([[0, 0]]), spec)
+        centres = (np.arange(size_px) + 0.5) / 0.3 - 0.5
         assert np.abs(patch[:, :, 0] - centres).max() <= 1
 
     def test_streams(self, slide: Slide) -> None:
