@@ -210,9 +210,7 @@ def _known_numbers(
 
 
 def _is_missing(value: object, missing: frozenset[str]) -> bool:
-    if value is None or isinstance(value, dict | list):
-        return value is None
-    return _spell(value) in _spell_all(missing)
+    return value is None or _spell(value) in _spell_all(missing)
 
 
 def read_number(value: object, missing: frozenset[str]) -> float | None:

@@ -78,6 +78,7 @@ def test_the_columns_are_named_in_order() -> None:
     spec = toy_spec({"size": 1, "kind": "b"}, {"size": 5, "kind": "A"})
     assert spec.columns == ("size", "size=missing", "kind=a", "kind=b", "kind=missing")
     assert len(SPEC.columns) == len(set(SPEC.columns)) == 2 * 2 + 33
+    assert SPEC.missing == tuple(sorted(SCHEMA.missing))  # in a set's order bundles would differ
 
 
 def test_numbers_are_standardised_by_their_known_training_values() -> None:
@@ -232,6 +233,13 @@ def test_missing_values_in_other_spellings(name: str, value: object) -> None:
     assert sum(of_column.values()) == 1.0
 
 
+def test_null_is_missing_whatever_the_codes() -> None:
+    schema = ClinicalSchema(numbers=("size",), categories=("kind",))
+    spec = ClinicalSpec.fit([record({"size": 1, "kind": None}), record({"kind": "a"})], schema)
+    assert spec.columns == ("size", "size=missing", "kind=a", "kind=missing")
+    assert encode({"size": None, "kind": None}, spec)["kind=missing"] == 1.0
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_each_feature_may_be_dropped(name: str) -> None:
     """The organisers ran every submission with each feature dropped in turn."""
@@ -243,6 +251,11 @@ def test_each_feature_may_be_dropped(name: str) -> None:
         for key in whole
         if key.split("=")[0] == name and (whole[key] or key.endswith("=missing"))
     }
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_record_of_one_feature_is_no_other_record(name: str) -> None:
+    assert encode({name: FIRST[name]})[f"{name}=missing"] == 0.0
 
 
 def test_an_empty_record_is_all_missing() -> None:
