@@ -321,7 +321,9 @@ def test_arrays_survive_safetensors_bit_by_bit(kind):
     [
         ({"slope": 0.0}, "slope > 0"),
         ({"slope": math.nan}, "slope > 0"),
+        ({"slope": math.inf}, "slope > 0"),
         ({"spread": 0.0}, "spread > 0"),
+        ({"spread": math.inf}, "spread > 0"),
         ({"center": math.inf}, "a finite center"),
         ({"tau": 0.5}, "an event before tau"),
         ({"risks": np.array([2.0, 1.0])}, "at least one training risk, ascending"),
