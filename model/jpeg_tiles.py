@@ -133,13 +133,14 @@ class JpegTiles:
         levels: The levels by their width and height; none where the file has no such tiles.
         cut_sizes: Width and height of the levels, of tiles of any kind, for which the file names
             fewer tiles than they need: its tags are damaged.
-        largest_size: Width and height of the largest level, of tiles of any kind; 0 without any.
+        sizes: Width and height of the images in tiles of any kind, in the file's order; 0 without
+            any.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDONLY)
         try:
-            self.levels, self.cut_sizes, self.largest_size = _read_levels(path, self._file)
+            self.levels, self.cut_sizes, self.sizes = _read_levels(path, self._file)
         except BaseException:
             self.close()
             raise
@@ -149,8 +150,8 @@ class JpegTiles:
         os.close(self._file)
 
 
-def _read_levels(path: Path, file: int) -> tuple[dict[Size, JpegLevel], set[Size], Size]:
-    """Return levels, cut_sizes and largest_size, as of `JpegTiles`; none if the tags are odd."""
+def _read_levels(path: Path, file: int) -> tuple[dict[Size, JpegLevel], set[Size], list[Size]]:
+    """Return levels, cut_sizes and sizes, as of `JpegTiles`; none if the tags are odd."""
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
@@ -163,9 +164,9 @@ def _read_levels(path: Path, file: int) -> tuple[dict[Size, JpegLevel], set[Size
                 for page, level in tiled
                 if _is_jpeg(page) and _is_complete(level) and pages_of[level.size_px] == 1
             }
-            return levels, cut_sizes, max(pages_of, key=math.prod, default=(0, 0))
+            return levels, cut_sizes, [level.size_px for _, level in tiled] or [(0, 0)]
     except UNREADABLE:
-        return {}, set(), (0, 0)
+        return {}, set(), [(0, 0)]
 
 
 def _is_jpeg(page: tifffile.TiffPage) -> bool:

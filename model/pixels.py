@@ -127,10 +127,9 @@ class TiledSource:
         if self.properties["openslide.vendor"] not in PLAIN_GRIDS:
             return None
         self._jpeg = self._jpeg or JpegTiles(self._path)
-        largest_size = self._jpeg.largest_size
-        if math.prod(largest_size) > math.prod(self.level_sizes[0]):  # OpenSlide shows the first
-            sizes = (*self.level_sizes[0], *largest_size)
-            found = "{:,} x {:,} pixels before {:,} x {:,}".format(*sizes)
+        first, largest = self._jpeg.sizes[0], max(self._jpeg.sizes, key=math.prod)
+        if math.prod(largest) > math.prod(first):  # of which OpenSlide has the mpp
+            found = "{:,} x {:,} pixels before {:,} x {:,}".format(*first, *largest)
             raise CaseError(self._path, expected="the largest of its images first", found=found)
         size = self.level_sizes[level]
         if size in self._jpeg.cut_sizes:  # reading what is not there could take half an hour

@@ -1,6 +1,7 @@
 """Overviews of whole slides, and files that are damaged."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,13 +152,15 @@ class TestDamage:
         ):
             slide.thumbnail(100)
 
-    def test_a_larger_image_after_the_first(self, tmp_path: Path) -> None:
-        """OpenSlide shows the first alone, which may be a label or an overview."""
+    @pytest.mark.parametrize("is_level", [False, True])
+    def test_a_larger_image_after_the_first(self, tmp_path: Path, is_level: bool) -> None:
+        """OpenSlide shows the first alone, a label perhaps, or all levels with the first's size."""
         path = tmp_path / "label.tif"
         picture, _ = tissue_slide(700, 250, seed=0)
+        options: dict[str, Any] = {"tile": (128, 128), "compression": "lzw", "metadata": None}
         with tifffile.TiffWriter(path) as tiff:
-            for image in (picture[::2, ::2], picture):
-                tiff.write(image, tile=(128, 128), compression="lzw", metadata=None)
+            tiff.write(picture[::2, ::2], **options)
+            tiff.write(picture, subfiletype=is_level, **options)
         with (
             Slide.open(path, default_mpp=0.25, warn=lambda _: None) as slide,
             pytest.raises(
