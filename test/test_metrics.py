@@ -146,6 +146,7 @@ def test_logrank_equals_sksurv_and_groups_come_from_training_risks():
     group = risk_groups(risk, train_risk=train_risk, n_groups=4)
     cuts = np.quantile(train_risk, [0.25, 0.5, 0.75])
     assert group.tolist() == [sum(r >= cut for cut in cuts) for r in risk]
+    assert risk_groups(train_risk[:5], train_risk=train_risk[:5]).sum() == 3  # the middle one is above
     _, expected = compare_survival(structured(outcome), group)
     assert logrank_groups(group, outcome) == pytest.approx(expected, rel=1e-9)
 
@@ -225,6 +226,14 @@ def test_d_calibration_of_the_true_curves_holds_for_times_of_many_months(months)
         p_values.append(d_calibration(survival, outcome))
         assert d_calibration(survival**3, outcome) < 0.05
     assert np.mean(np.array(p_values) < 0.05) <= 0.06
+
+
+def test_d_calibration_is_a_test_of_nine_degrees_of_freedom():
+    """Ten patients in one tenth, none in another, five in each else: χ² of 25/5 twice is 10."""
+    tenths = np.repeat(np.arange(10), [10, 0, 5, 5, 5, 5, 5, 5, 5, 5])
+    outcome = Outcome(event=np.ones(50, dtype=bool), time=np.ones(50))
+    found = d_calibration(twice((tenths + 0.5) / 10), outcome)
+    assert found == pytest.approx(0.350485, abs=1e-6)  # of a table of χ²
 
 
 def test_d_calibration_needs_fifty_patients_not_cases():
@@ -354,6 +363,8 @@ def test_predictions_that_are_no_numbers_are_refused(bad):
     risk, outcome = cohort()
     with pytest.raises(ConfigError, match=r"expected 150 finite predictions, .* found 149 in"):
         harrell_c(np.append(risk[:-1], bad), outcome)
-    for metric in (harrell_c, time_error_hinge, time_error_events):
+    auc = partial(dynamic_auc, train=outcome, at=24.0)
+    restricted = partial(time_error_restricted, train=outcome, tau=24.0)
+    for metric in (harrell_c, auc, restricted, time_error_hinge, time_error_events):
         with pytest.raises(ConfigError, match=r"found 151 in an array of shape \(151,\)"):
             metric(np.append(risk, 0.0), outcome)
