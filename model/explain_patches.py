@@ -69,12 +69,14 @@ class View:
         downsample: Level-0 pixels per pixel of the thumbnail, along x and along y.
         mpp: Micrometres per level-0 pixel.
         side_px: Of a patch, in level-0 pixels.
+        corner: Left and top of what was scanned, in level-0 pixels.
     """
 
     thumbnail: Pixels
     downsample: tuple[float, float]
     mpp: float
     side_px: float
+    corner: tuple[int, int] = (0, 0)
 
 
 def attend(members: Sequence[Member], batches: Sequence[Batch]) -> Array:
@@ -119,6 +121,7 @@ def view_slide(slide: Slide, spec: PatchSpec, most_px: int) -> View:
         downsample=overview.downsample,
         mpp=slide.mpp,
         side_px=spec.size_px * plan_reading(slide, spec).downsample,
+        corner=slide.scanned_px[:2],
     )
 
 
@@ -134,22 +137,24 @@ def read_squares(slide: Slide, patches: Patches, spec: PatchSpec) -> list[Pixels
     return [read[row] for row in range(len(patches))]
 
 
-def geojson(case_id: str, path: Path, patches: Patches, side_px: float, colours: Pixels) -> str:
+def geojson(case_id: str, path: Path, patches: Patches, view: View, colours: Pixels) -> str:
     """Return patches as a FeatureCollection of detections, which QuPath opens over the slide.
 
     Each is a square in level-0 pixels with three measurements, and has a colour (n, 3) for a viewer
-    that colours by none of them. The same patch has the same id at each run.
+    that colours by none of them. The same patch has the same id at each run. They count from the
+    corner of what was scanned: QuPath shows no more of a slide.
 
     Source: RFC 7946 for the geometry; what QuPath expects of the properties is in its
-    QuPathTypeAdapters (measurements by name since version 0.4).
+    QuPathTypeAdapters (measurements by name since version 0.4), and what it shows in its
+    OpenslideImageServer (openslide.bounds).
     """
-    features = ",\n".join(_features(case_id, path, patches, side_px, colours))
+    features = ",\n".join(_features(case_id, path, patches, view, colours))
     head = json.dumps({"software": f"TriSurv {__version__}", "notice": NOTICE, "case_id": case_id})
     return f'{{"type": "FeatureCollection", {head[1:-1]}, "features": [\n{features}\n]}}\n'
 
 
 def _features(
-    case_id: str, path: Path, patches: Patches, side_px: float, colours: Pixels
+    case_id: str, path: Path, patches: Patches, view: View, colours: Pixels
 ) -> Iterator[str]:
     rows = zip(
         patches.coords.tolist(),
@@ -160,8 +165,9 @@ def _features(
         strict=True,
     )
     for (x, y), attention, percentile, contribution, colour in rows:
-        right, bottom = round(x + side_px), round(y + side_px)
-        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+        left, top = x - view.corner[0], y - view.corner[1]
+        right, bottom = round(left + view.side_px), round(top + view.side_px)
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{case_id}/{path.name}/{x}/{y}")
         yield json.dumps(
             {

@@ -95,7 +95,7 @@ def explain_slides(
         )
         files[summary.heatmap] = heatmap(heading, view, own, numbered)
         files[summary.geojson] = geojson(
-            case.case_id, file.path, own, view.side_px, colour_of(own.percentile)
+            case.case_id, file.path, own, view, colour_of(own.percentile)
         ).encode()
     if squares:
         files["leading_patches.png"] = sheet(

@@ -29,6 +29,8 @@ class Slide:
         width_px: Width of level 0.
         height_px: Height of level 0.
         downsamples: Factor of each level to level 0, finest first.
+        scanned_px: Left, top, width and height in level-0 pixels of what was scanned, which formats
+            like MRXS say: the slide around it may be far larger. All of it where none is said.
     """
 
     def __init__(self, path: Path, source: PixelSource, mpp: float) -> None:
@@ -36,6 +38,7 @@ class Slide:
         self.mpp = mpp
         self.width_px, self.height_px = source.level_sizes[0]
         self.downsamples = source.downsamples
+        self.scanned_px = _scanned_px(source)
         self._source = source
         color = source.properties.get("openslide.background-color", "FFFFFF")
         self._background = np.array(ImageColor.getrgb(f"#{color}"), dtype=np.uint8)
@@ -201,6 +204,16 @@ class Slide:
             return row.repeat(len(rgba), axis=0)
         weight = alpha / np.float32(255)
         return np.rint(rgba[..., :3] * weight + self._background * (1 - weight)).astype(np.uint8)
+
+
+def _scanned_px(source: PixelSource) -> tuple[int, int, int, int]:
+    width_px, height_px = source.level_sizes[0]
+    whole = {"x": 0, "y": 0, "width": width_px, "height": height_px}
+    left, top, width_px, height_px = (
+        int(source.properties.get(f"openslide.bounds-{name}", value))
+        for name, value in whole.items()
+    )
+    return left, top, width_px, height_px
 
 
 def is_placeholder(path: Path) -> bool:

@@ -1,7 +1,9 @@
 """The parts of an explanation: contributions to the risk, patches, and the heatmap's pixels."""
 
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from toy_fusions import NAMES, build_toy, toy_cases, without
 
 from model.batch import Bag, CaseInputs
 from model.explain_gradients import TOLERANCE, Attribution, attribute_risk
-from model.explain_patches import Patches, View, gather, read_squares
+from model.explain_patches import Patches, View, gather, geojson, read_squares, view_slide
 from model.explain_pictures import colour_of, contribution_bars, heatmap
 from model.member import Member
 from model.patches import patch_grid, read_patches
+from model.pixels import WholeSource
 from model.slide import Slide
 from model.tissue_mask import find_tissue
 
@@ -118,6 +121,18 @@ def test_leading_patches_are_what_the_encoder_sees_in_any_order(slide: Slide) ->
     patches = Patches(coords, np.zeros(len(coords), int), zeros, zeros, zeros, zeros)
     for row, square in zip(order, read_squares(slide, patches.take(order), spec), strict=True):
         np.testing.assert_array_equal(square, seen[row])
+
+
+def test_qupath_counts_from_the_corner_of_what_was_scanned() -> None:
+    scanned = {"x": 300, "y": 200, "width": 700, "height": 100}
+    source = WholeSource(
+        np.full((400, 1000, 3), 255, np.uint8),
+        {f"openslide.bounds-{name}": str(value) for name, value in scanned.items()},
+    )
+    view = view_slide(Slide(Path("slide.mrxs"), source, 0.5), PATCHES, 100)
+    patches = patches_of([0.5, 0.5], side_px=310)
+    found = json.loads(geojson("C1", Path("slide.mrxs"), patches, view, colour_of(np.zeros(2))))
+    assert found["features"][1]["geometry"]["coordinates"][0][0] == [10, -200]
 
 
 def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
