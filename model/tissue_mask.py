@@ -26,27 +26,38 @@ class TissueMask:
     Attributes:
         coverage: (h, w) share of each cell that is tissue, 0 to 1.
         downsample: Level-0 pixels per cell, along x and along y.
+        corner: Left and top of the first cell, in level-0 pixels.
     """
 
     coverage: NDArray[np.float32]
     downsample: tuple[float, float]
+    corner: tuple[int, int] = (0, 0)
 
     @classmethod
     def read(cls, path: Path, slide: Slide, *, warn: Warn) -> Self:
         """Read a mask of any resolution; tissue is where its first channel is above 0.
+
+        It is of the whole slide, or, where its shape says so, of what was scanned: QuPath, which
+        shows no more of a slide, exports such masks.
 
         Raises:
             CaseError: The file cannot be read.
         """
         overview = reduce_mask(path, _overview_px(slide, MASK_RANGE_PX))
         width_px, height_px = overview.size_px
-        along_x, along_y = slide.width_px / width_px, slide.height_px / height_px
-        if not is_of_shape(overview.size_px, (slide.width_px, slide.height_px)):
+        whole = (0, 0, slide.width_px, slide.height_px)
+        frames = [
+            frame for frame in (whole, slide.scanned_px) if is_of_shape(overview.size_px, frame[2:])
+        ]
+        left, top, frame_width_px, frame_height_px = frames[0] if frames else whole
+        along_x, along_y = frame_width_px / width_px, frame_height_px / height_px
+        if not frames:
             shape = f"{slide.width_px} x {slide.height_px}"
             warn(f"{path}: {width_px} x {height_px} pixels, stretched over a slide of {shape}")
         return cls(
             coverage=overview.values.astype(np.float32) / np.float32(255),
             downsample=(overview.downsample[0] * along_x, overview.downsample[1] * along_y),
+            corner=(left, top),
         )
 
     @classmethod
@@ -75,8 +86,9 @@ class TissueMask:
         Returns:
             (N,), to 6 digits: sums of millions are no more exact than that.
         """
-        left, top = (coords / self.downsample).T
-        right, bottom = ((coords + width_px) / self.downsample).T
+        corners = coords - self.corner
+        left, top = (corners / self.downsample).T
+        right, bottom = ((corners + width_px) / self.downsample).T
         area = (right - left) * (bottom - top)
         tissue = (
             self._sum_to(right, bottom)

@@ -231,6 +231,18 @@ class TestReadMask:
         shape = "225 x 300 pixels, stretched over a slide of 1200 x 900"
         assert warnings == [f"{path}: {shape}"]
 
+    @pytest.mark.parametrize("is_whole", [False, True])
+    def test_of_what_was_scanned(
+        self, tmp_path: Path, slide: Slide, tissue: NDArray[np.bool_], is_whole: bool
+    ) -> None:
+        """QuPath's masks of a slide that tells its bounds are of these alone, others of all."""
+        slide.scanned_px = (200, 100, 400, 800)
+        scanned = np.zeros_like(tissue)
+        scanned[25:225, 50:150] = tissue[25:225, 50:150]
+        written = scanned if is_whole else scanned[25:225, 50:150]
+        write_mask_pyramid(tmp_path / "mask.tif", written, 2.0)
+        self.check(tmp_path / "mask.tif", slide, scanned)
+
     def test_empty_falls_back(self, tmp_path: Path, slide: Slide) -> None:
         path = tmp_path / "mask.tif"
         write_mask_pyramid(path, np.zeros((225, 300), dtype=bool), 2.0)
