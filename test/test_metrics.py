@@ -341,6 +341,8 @@ def test_logrank_of_one_group_and_brier_outside_the_follow_up():
     survival = curves(risk[outcome.time <= 30])
     with pytest.raises(NotComputableError, match="times 12 to 48 leave the follow-up 1 to 29"):
         integrated_brier(survival, early, train=outcome, times=TIMES)
+    with pytest.raises(NotComputableError, match="training cohort is not followed beyond 48"):
+        integrated_brier(curves(risk), outcome, train=early, times=TIMES)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +358,14 @@ def test_brier_refuses_what_is_no_survival_curve(survival, message):
     _, outcome = cohort()
     with pytest.raises(ConfigError, match=message):
         integrated_brier(survival, outcome, train=outcome, times=TIMES)
+
+
+@pytest.mark.parametrize(
+    "survival", [np.full((150, 2), 1.5), np.full((150, 2), np.nan), np.full((150, 1), 0.5)]
+)
+def test_d_calibration_refuses_what_is_no_survival(survival):
+    with pytest.raises(ConfigError, match=r"expected two survivals in \[0, 1\] of each patient"):
+        d_calibration(survival, cohort()[1])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
