@@ -9,7 +9,14 @@ import pytest
 from sksurv.metrics import concordance_index_censored
 
 from model.errors import ConfigError
-from train.estimate import Estimate, Outcome, bootstrap, difference, estimate
+from train.estimate import (
+    Estimate,
+    NotComputableError,
+    Outcome,
+    bootstrap,
+    difference,
+    estimate,
+)
 from train.metrics import dynamic_auc, harrell_c
 
 
@@ -52,6 +59,19 @@ def test_a_patient_is_drawn_with_all_cases():
         counts = np.bincount(rows, minlength=150)
         assert (counts[::2] == counts[1::2]).all()
     assert max(np.bincount(rows).max() for rows in drawn) > 2
+
+
+def test_a_patient_with_an_event_in_any_case_is_drawn_among_those_with_events():
+    event = np.tile([False, True, False, False], 10)
+    outcome = Outcome(event=event, time=np.arange(40) + 1.0, patient=np.arange(40) // 2)
+    drawn = bootstrap(outcome, resamples=50, seed=1)
+    assert {int(event[rows].sum()) for rows in drawn} == {10}
+
+
+def test_rows_keep_their_patients():
+    pairs = replace(cohort()[1], patient=np.arange(150) // 2)
+    assert pairs.take(np.array([3, 2, 9])).patient.tolist() == [1, 1, 4]
+    assert pairs.until(24.0).patients == 75
 
 
 def test_cases_of_one_patient_widen_the_interval():
@@ -120,6 +140,19 @@ def test_no_interval_when_too_many_resamples_have_no_value():
     assert isinstance(found, Estimate)
     assert (found.low, found.high) == (None, None)
     assert 0 <= found.value <= 1
+
+
+@pytest.mark.parametrize(("without", "given"), [(20, True), (21, False)])
+def test_an_interval_needs_nine_resamples_in_ten(without, given):
+    calls = iter(range(201))  # the value itself, then 200 resamples
+
+    def metric(risk, outcome):
+        if 0 < next(calls) <= without:
+            raise NotComputableError("no value")
+        return 0.5
+
+    found = estimate(metric, *cohort(), resamples=200)
+    assert (found.low, found.high) == ((0.5, 0.5) if given else (None, None))
 
 
 def test_outcomes_are_checked():
