@@ -82,6 +82,12 @@ def test_what_batches_compare_counts_and_pooled_centres_are_told() -> None:
     )
 
 
+def test_one_small_centre_is_pooled_with_nobody() -> None:
+    cases = labelled("AAAA", (1, 2, 3, 4), "1110")
+    cases += [LabelledCase(Case(f"S{i}"), False, 5.0, "small") for i in range(3)]
+    check_risk_sets(cases, None, "here", warn=no_warning)
+
+
 # -- batches ---------------------------------------------------------------------------------------
 
 
@@ -105,6 +111,31 @@ def test_batches_keep_strata_together() -> None:
         assert all(event[own].any() for own in batches)
         shares.append(share_compared(event, strata, batches))
     assert np.mean(shares) > 0.87
+
+
+def test_events_are_dealt_out_evenly_to_ever_other_cases() -> None:
+    event, strata = np.arange(64) % 8 == 0, np.zeros(64, dtype=np.int64)
+    companions: set[int] = set()
+    for seed in range(60):
+        batches = cut_batches(event, strata, 16, [seed])
+        assert [int(event[own].sum()) for own in batches] == [2, 2, 2, 2]
+        companions.update(next(own for own in batches if 5 in own).tolist())
+    assert companions == set(range(64))
+
+
+def test_each_stratum_has_each_other_for_a_neighbour() -> None:
+    event, strata = np.arange(72) % 4 == 0, np.arange(72) // 24
+    shared = set()
+    for seed in range(20):
+        for own in cut_batches(event, strata, 16, [seed]):
+            shared.add(tuple(np.unique(strata[own]).tolist()))
+    assert shared >= {(0, 1), (0, 2), (1, 2)}
+
+
+def test_there_are_no_more_batches_than_events() -> None:
+    event = np.arange(64) < 2
+    batches = cut_batches(event, np.zeros(64, dtype=np.int64), 16, [0])
+    assert [(len(own), int(event[own].sum())) for own in batches] == [(32, 1), (32, 1)]
 
 
 def test_batches_differ_by_epoch_and_not_by_run() -> None:
