@@ -149,13 +149,18 @@ class FusionChoice(Settings):
 
 
 class FitConfig(Settings):
-    """The optimiser and what a step sees.
+    """The optimiser, AdamW, and what a step sees.
+
+    Whatever a fusion's paper does, an epoch has each case once (the code that most of them share
+    draws kinds of cases equally often, some of them twice), and the rate falls as `schedule` says.
 
     Attributes:
         epochs: The most; the number used is chosen on inner folds when `inner_folds` > 1.
         batch_cases: Cases of one optimiser step's risk set; the whole training fold when None.
         chunk_patches: Padded patches that are in memory at once; sets how a step is cut up.
         max_patches: Patches drawn anew from each bag in each epoch; all when None.
+        schedule: "cosine" lets the rate fall to 0 over `epochs`, "constant" keeps it.
+        clip_norm: Most length of a step's gradient.
         precision: Of the training step's matrix products; scoring is always in float32.
         loss: "cox", or "nll", the discrete-time likelihood over `bins` of equally many events.
         alpha: How much less a censored case counts in "nll", 0 to 1.
