@@ -41,7 +41,7 @@ def test_bags_stay_in_memory_as_long_as_they_fit(tmp_path: Path) -> None:
     assert kept == ["A", "C", "D"]
 
 
-@pytest.mark.parametrize("events", [8, 20, 64])
+@pytest.mark.parametrize("events", [7, 8, 20, 64])
 def test_a_fusions_own_bins_hold_as_many_events_as_those_of_the_likelihood(events: int) -> None:
     """Twice as many cases: each second one is censored, the last one after all events."""
     times = torch.arange(1.0, 2 * events + 1, dtype=torch.float64)

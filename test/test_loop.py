@@ -302,6 +302,9 @@ def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
     assert abs(drawn.count(("slide",)) - drawn.count(("rna",))) < 150
     seen = {drop_modalities(case, ("rna",), 0.6, rng).modalities for _ in range(50)}
     assert seen == {("slide",), ("slide", "rna")}
+    lone = CaseInputs(bag=torch.ones(2, 6))
+    seen = {drop_modalities(lone, ("slide", "rna"), 0.6, rng).modalities for _ in range(50)}
+    assert seen == {("slide",)}
 
 
 def test_sentences_are_dropped_with_their_record() -> None:
