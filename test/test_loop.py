@@ -294,6 +294,32 @@ def test_subsample_keeps_order_and_coordinates() -> None:
     assert subsample(case, 10, np.random.default_rng(0)) is case
 
 
+def test_each_epoch_draws_anew() -> None:
+    """Weights that all but stand still have the losses of the patches that were drawn."""
+    still = FIT.model_copy(update={"learning_rate": 1e-12})
+    losses = [
+        entry.loss for entry in train_fusion(make_fusion(), make_fold(), Plan(still, 4, (0,)))
+    ]
+    assert np.diff(np.sort(losses)).min() > 1e-6
+
+
+def test_weight_decay_makes_weights_small() -> None:
+    sizes = []
+    for decay in (0.0, 20.0):
+        fusion = make_fusion()
+        config = FIT.model_copy(update={"weight_decay": decay})
+        train_fusion(fusion, make_fold(), Plan(config, 4, (0,)))
+        sizes.append(sum(float(weights.detach().square().sum()) for weights in fusion.parameters()))
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_a_padded_chunk_has_no_more_patches_than_it_may() -> None:
+    config = FIT.model_copy(update={"chunk_patches": 24, "max_patches": None})
+    chunks = [batch for _, batch in Draw(make_fold(), np.arange(40), config, (0,)).chunks()]
+    assert sum(map(len, chunks)) == 40
+    assert max(batch.mask.numel() for batch in chunks) <= 24
+
+
 def test_modality_dropout_drops_only_optional_ones_and_never_all() -> None:
     case = CaseInputs(bag=torch.ones(2, 6), rna=torch.ones(5))
     rng = np.random.default_rng(0)
