@@ -294,6 +294,14 @@ def test_subsample_keeps_order_and_coordinates() -> None:
     assert subsample(case, 10, np.random.default_rng(0)) is case
 
 
+def test_a_fold_is_scored_with_all_its_patches_and_modalities() -> None:
+    fusion, fold = make_fusion().eval(), make_fold()
+    with torch.inference_mode():
+        expected = fusion(collate(fold.inputs, DIMS))[:, 0]
+    drops = FIT.model_copy(update={"modality_dropout": 0.5})
+    np.testing.assert_allclose(predict_risks(fusion, fold, drops), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_each_epoch_draws_anew() -> None:
     """Weights that all but stand still have the losses of the patches that were drawn."""
     still = FIT.model_copy(update={"learning_rate": 1e-12})

@@ -42,7 +42,7 @@ def test_a_better_model_beats_the_best_baseline_and_an_equal_one_does_not(cohort
     assert verdict.sentence.startswith(
         "The model beats the best simple baseline (weak): C-index 0."
     )
-    assert compared[0].harrell_c.value == 0.5
+    assert compared[0].harrell_c.value == compared[0].uno_c.value == 0.5
 
     equal = judge(own, compare_risks(risk, [*others, ("same", risk + 0)], outcome, resamples=100))
     assert (equal.beats, equal.rival) == (False, "same")
