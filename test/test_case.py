@@ -131,7 +131,9 @@ def test_an_input_that_the_job_does_not_list_is_absent_even_if_a_file_lies_there
 # --- images ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.mha", "A.TIF", "b.tiff", "c.svs"])
+@pytest.mark.parametrize(
+    "name", ["a.mha", "A.TIF", "b.tiff", "c.svs", "d.vms", "e.vmu", "f.svslide", "g.czi"]
+)
 def test_every_image_format_is_found(job: Path, name: str) -> None:
     (job / PATHS[SLIDE] / f"{SLIDE_UUID}.tif").unlink()
     image = write_image(job / PATHS[SLIDE] / name)
