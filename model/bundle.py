@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.clinical import ClinicalRange
 from model.embedding_range import EmbeddingRange
 from model.encoder import ENCODERS, EncoderSpec
-from model.errors import BundleError, ConfigError, about_folder, first_problem
+from model.errors import BundleError, ConfigError, about_folder, first_problem, reason_of
 from model.files import whole
 from model.interface import Unit
 from model.member import Member, MemberManifest, load_member, tensors_under
@@ -115,7 +115,7 @@ class Bundle:
         except (BundleError, ConfigError) as error:
             raise BundleError(f"{path}: {error}") from error
         except (KeyError, RuntimeError, ValueError) as error:
-            found = " ".join(str(error).split())
+            found = reason_of(error)
             found = f"no {found}" if isinstance(error, KeyError) else found
             raise BundleError(f"{path}: expected the manifest's tensors, found {found}") from error
         return cls(manifest, members, mapping, embedding_range)

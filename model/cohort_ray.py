@@ -16,7 +16,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, Worke
 
 import model
 from model.cohort_workers import CORES_PER_WORKER, Answer, Workforce
-from model.errors import ConfigError
+from model.errors import ConfigError, reason_of
 from model.process import prepare_process
 
 
@@ -47,7 +47,7 @@ def ray_workers(
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise ConfigError(f"--ray {address}: expected a Ray cluster, found: {reason}") from error
     found = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in found if node["Alive"]]

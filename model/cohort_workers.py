@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from model.cohort_scorer import Result
-from model.errors import ConfigError
+from model.errors import ConfigError, one_line
 
 CORES_PER_WORKER = 4
 MOST_TRIES = 2
@@ -228,10 +228,9 @@ def _unforeseen(row: Named, error: BaseException) -> Result:
     """Return the result of a case that raised what is no TriSurvError."""
     # Ray hands on an error of its own, which holds the one that was raised.
     cause: BaseException = getattr(error, "cause", None) or error
-    reason = " ".join(str(cause).split()) or "no message"
     return Result(
         case_id=row.case_id,
-        error=f"case {row.case_id}: unexpected {type(cause).__name__}: {reason}",
+        error=one_line(cause, f"case {row.case_id}"),
         traceback="".join(traceback.format_exception(error)),
         retry=True,
     )

@@ -99,16 +99,21 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def one_line(error: Exception, where: Path) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, on one line: libraries' messages may have several."""
+    return " ".join(str(error).split())
+
+
+def one_line(error: BaseException, where: object) -> str:
     """Say in one printable sentence why there is no prediction.
 
     Args:
         error: Whatever was raised.
-        where: Named for an error that nobody foresaw.
+        where: The file, folder or case that is named for an error that nobody foresaw.
     """
     if isinstance(error, TriSurvError):
         text = str(error)
     else:
-        reason = " ".join(str(error).split()) or "no message"
+        reason = reason_of(error) or "no message"
         text = f"{where}: unexpected {type(error).__name__}: {reason}"
     return printable(text)

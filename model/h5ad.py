@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.cells import as_text
-from model.errors import ConfigError
+from model.errors import ConfigError, reason_of
 
 _BLOCK_ROWS = 64  # of a dense matrix at once
 _COMPRESSED_AXIS = {"csr_matrix": 0, "csc_matrix": 1}
@@ -52,7 +52,7 @@ def read_h5ad(path: Path, ids: Collection[str], genes: Collection[str] | None) -
             columns = [c for c, name in enumerate(all_genes) if genes is None or name in genes]
             values = _read_matrix(file["X"], (len(all_ids), len(all_genes)), rows, columns)
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise ConfigError(
             f"{path}: expected an AnnData file with obs, var and X, found: {reason}"
         ) from error

@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from model.cells import as_text
-from model.errors import ConfigError
+from model.errors import ConfigError, reason_of
 from model.messages import repeated, some
 
 SUFFIXES = (".csv", ".parquet")
@@ -65,7 +65,7 @@ def read_lines(path: Path) -> Iterator[Cells]:
         for cells in read(path):
             yield [c for place, c in enumerate(cells) if place not in unused] if unused else cells
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise ConfigError(f"{path}: expected a readable table, found: {reason}") from error
 
 
@@ -177,7 +177,7 @@ def _values(path: Path, name: str, column: pa.Array) -> list[object]:
             values = [cell.decode() if isinstance(cell, bytes) else cell for cell in values]
     # Dates that Python does not have, unknown time zones, bytes that are no UTF-8.
     except (ArithmeticError, LookupError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise ConfigError(
             f"{path}: column {name}: expected text, numbers or dates, found: {reason}"
         ) from error

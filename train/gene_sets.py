@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from model.errors import ConfigError
+from model.errors import ConfigError, reason_of
 
 GeneSets = Mapping[str, tuple[str, ...]]
 """The symbols of each set, by its name, both in the file's order."""
@@ -46,7 +46,7 @@ def read_gene_sets(path: Path) -> dict[str, tuple[str, ...]]:
                 )
             sets[name] = genes
     except (*_UNREADABLE, csv.Error) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise ConfigError(f"{path}: expected readable gene sets, found: {reason}") from error
     if not sets:
         raise ConfigError(f"{path}: expected gene sets, found an empty file")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from model.batch import MODALITIES, Dims, Modality
-from model.errors import ConfigError
+from model.errors import ConfigError, reason_of
 from model.fusion import Fusion, build_fusion
 from model.rna import RnaSpec
 from train.importer_files import CHECKPOINT, CLINICAL, GENES, ClinicalColumns, Tensors
@@ -123,7 +123,7 @@ def convert(
         fusion = build_fusion(variant.fusion, settings, dims)
         fusion.load_state_dict(state)
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
-        found = " ".join(str(error).split())
+        found = reason_of(error)
         raise ConfigError(
             f"{directory / CHECKPOINT}: expected tensors of shapes that fit, found {found}"
         ) from error

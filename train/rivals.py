@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from model.errors import TriSurvError
+from model.errors import TriSurvError, reason_of
 from train.baselines import build_baselines, out_of_fold
 from train.crossval import FoldResult, Run
 from train.views import FloatArray, MeanEmbedding
@@ -27,7 +27,7 @@ def fit_baselines(
             risks.append((name, out_of_fold(baseline, run.cases, tests)))
         except (TriSurvError, ValueError, ArithmeticError) as error:
             # Where one cannot be fitted there is no such baseline, rather than no bundle.
-            left_out.append(f"baseline {name}: left out: {' '.join(str(error).split())}")
+            left_out.append(f"baseline {name}: left out: {reason_of(error)}")
             run.warn(left_out[-1])
             continue
         run.say(f"baseline {name}: {time.monotonic() - started:.0f} s")
