@@ -55,18 +55,27 @@ def write_cohort_report(
     Raises:
         ConfigError: The folder cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    template = page_environment(Path(__file__).parent).get_template(TEMPLATE)
+    page = template.render(_content(results, run, bundle))
+    path = directory / PAGE
+    with about_folder(directory):
+        write_whole(path, page.encode())
+    return path
+
+
+def page_environment(templates: Path) -> Environment:
+    """Return what fills in the templates of a folder.
+
+    Whatever is put in is escaped, as ids and messages hold anything, and a name that nothing is
+    known of is an error.
+    """
+    return Environment(
+        loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(TEMPLATE).render(_content(results, run, bundle))
-    path = directory / PAGE
-    with about_folder(directory):
-        write_whole(path, page.encode())
-    return path
 
 
 def _content(

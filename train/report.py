@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model.bags import bag_path
 from model.bundle import Bundle
 from model.case import Prediction
+from model.cohort_report import page_environment
 from model.files import write_whole
 from model.interface import Interface, Unit
 from model.messages import flatten
@@ -193,13 +193,7 @@ def write_report(directory: Path, report: Report) -> Path:
     numbers = {name: value for name, value in asdict(report).items() if name != "figures"}
     content = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     write_whole(directory / "report.json", content.encode())
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {"number": _number, "p_value": _p_value}
     environment.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
     page = directory / "report.html"
