@@ -15,6 +15,7 @@ from model.batch import Bag, Batch
 from model.member import Member
 from model.patches import PatchSpec, plan_reading, read_patches
 from model.slide import Slide
+from model.survival import percentages_below
 
 Array = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
@@ -96,15 +97,12 @@ def attend(members: Sequence[Member], batches: Sequence[Batch]) -> Array:
 
 def gather(bag: Bag, attention: Array, contribution: Array) -> Patches:
     """Put together what is known of a case's patches."""
-    ranked = np.sort(attention)
-    below = np.searchsorted(ranked, attention, side="left")
-    not_above = np.searchsorted(ranked, attention, side="right")
     return Patches(
         coords=bag.coords.numpy(),
         slide_index=bag.slide_index.numpy(),
         attention=attention,
         relative=attention / attention.mean(),
-        percentile=50.0 * (below + not_above) / len(attention),
+        percentile=percentages_below(attention, np.sort(attention)),
         contribution=contribution,
     )
 

@@ -43,6 +43,18 @@ def risk(logits: Tensor) -> Tensor:
     return -log_survival(logits).exp().sum(dim=1)
 
 
+def percentages_below(values: Array, ascending: Array) -> Array:
+    """Return the percentage (n,) of ascending numbers (m,) below each value; equal ones count half.
+
+    Args:
+        values: (n,).
+        ascending: (m,), one at least.
+    """
+    below = np.searchsorted(ascending, values, side="left")
+    not_above = np.searchsorted(ascending, values, side="right")
+    return 50.0 * (below + not_above) / len(ascending)
+
+
 @dataclass(frozen=True, eq=False)
 class TimeMapping:
     """Turns risks into times, survival curves and intervals; everything in float64.
@@ -142,10 +154,7 @@ class TimeMapping:
 
     def percentile(self, risk: npt.ArrayLike) -> Array:
         """Return the percentage (B,) of training risks below each risk; equal ones count half."""
-        risk = _finite(risk)
-        below = np.searchsorted(self.risks, risk, side="left")
-        not_above = np.searchsorted(self.risks, risk, side="right")
-        return 50.0 * (below + not_above) / len(self.risks)
+        return percentages_below(_finite(risk), self.risks)
 
     # -- the bundle's side -----------------------------------------------------------------------
 
