@@ -149,7 +149,7 @@ def _step(
     back. The sum is the gradient of the whole risk set.
     """
     optimiser.zero_grad()
-    passes = _logits(fusion, draw, draw.config.precision)
+    passes = _logits(fusion, draw)
     _, first = next(passes)
     with torch.no_grad():
         parts = [first.detach(), *(logits for _, logits in passes)]
@@ -162,7 +162,7 @@ def _step(
         raise ConfigError(f"fit: expected a finite loss, found {loss.item()}; {advice}")
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.autograd.backward(first, gradient[: len(first)])
-    for start, again in _logits(fusion, draw, draw.config.precision, start=len(first)):
+    for start, again in _logits(fusion, draw, start=len(first)):
         torch.autograd.backward(again, gradient[start : start + len(again)])
     if type(fusion).auxiliary_loss is not Fusion.auxiliary_loss:
         _add_auxiliary_gradient(fusion, draw)
@@ -182,13 +182,11 @@ def _add_auxiliary_gradient(fusion: Fusion, draw: Draw) -> None:
             torch.autograd.backward(loss * (len(batch) / len(draw.indices)))
 
 
-def _logits(
-    fusion: Fusion, draw: Draw, precision: FitPrecision = "float32", *, start: int = 0
-) -> Iterator[tuple[int, torch.Tensor]]:
+def _logits(fusion: Fusion, draw: Draw, *, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the position and logits (b, T) of each chunk from `start` on."""
     device = next(fusion.parameters()).device
     for position, batch in _seeded(draw, device, start):
-        with _autocast(device, precision):
+        with _autocast(device, draw.config.precision):
             logits = fusion(batch)
         yield position, logits.to(torch.get_default_dtype())
 
@@ -205,13 +203,12 @@ def _seeded(draw: Draw, device: torch.device, start: int = 0) -> Iterator[tuple[
 
 
 def _fold_logits(fusion: Fusion, fold: Fold, config: FitConfig) -> torch.Tensor:
-    """Return all cases' logits (n, T) in evaluation mode: nothing drawn, nothing dropped."""
+    """Return all cases' logits (n, T) in evaluation mode and float32: nothing drawn or dropped."""
     fusion.eval()
-    whole = config.model_copy(update={"max_patches": None, "modality_dropout": 0.0})
+    scoring = {"max_patches": None, "modality_dropout": 0.0, "precision": "float32"}
+    draw = Draw(fold, np.arange(len(fold)), config.model_copy(update=scoring), (0,))
     with torch.inference_mode():
-        return torch.cat(
-            [part for _, part in _logits(fusion, Draw(fold, np.arange(len(fold)), whole, (0,)))]
-        )
+        return torch.cat([part for _, part in _logits(fusion, draw)])
 
 
 def _draws(fold: Fold, config: FitConfig, seed: tuple[int, ...]) -> list[Draw]:
