@@ -109,7 +109,7 @@ class Member:
     def risk(self, batch: Batch) -> npt.NDArray[np.float64]:
         """Return z-scored risks (B,)."""
         with torch.inference_mode():
-            raw = risk(self.fusion(batch)).double().cpu().numpy()
+            raw = risk(self.fusion(batch)).cpu().numpy()
         return np.asarray((raw - self.risk_mean) / self.risk_sd)
 
 

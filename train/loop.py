@@ -92,7 +92,7 @@ def train_fusion(
 
 def predict_risks(fusion: Fusion, fold: Fold, config: FitConfig) -> npt.NDArray[np.float64]:
     """Return the raw risks of a fold (n,) in evaluation mode, with all patches."""
-    return np.asarray(risk(_fold_logits(fusion, fold, config)).double().cpu().numpy())
+    return np.asarray(risk(_fold_logits(fusion, fold, config)).cpu().numpy())
 
 
 def fold_loss(fusion: Fusion, fold: Fold, objective: Objective) -> float:
