@@ -1,7 +1,6 @@
 """The clinical record: numbers and categories become one vector, whatever a hospital writes."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -13,7 +12,7 @@ from model.case import Record
 from model.cells import to_number
 from model.errors import ConfigError, Warn
 from model.interface import ClinicalSchema
-from model.messages import some
+from model.messages import repeated, some
 
 CLIP_SD = 10.0
 """Standardised numbers are cut here: an age of 7,200 must not carry the prediction."""
@@ -129,12 +128,12 @@ class ClinicalSpec(BaseModel):
         if not any(name.lower() in row for name in names):
             found = some([repr(key) for key in record.values]) or "none"
             warn(f"{record.source}: expected one of {some(names)} as a key, found {found}")
-        counts = Counter(map(_lower, record.values))
-        repeated = [name for name in names if counts[name.lower()] > 1]
-        if repeated:
+        several = set(repeated(map(_lower, record.values)))
+        unclear = [name for name in names if name.lower() in several]
+        if unclear:
             warn(
                 f"{record.source}: expected each key once, whatever its case, found more of "
-                f"{some(repeated)}; the first is used"
+                f"{some(unclear)}; the first is used"
             )
 
 

@@ -189,9 +189,9 @@ def _read_anndata(
 
 def _check_found(path: Path, wanted: Collection[str], ids: Sequence[str], *, warn: Warn) -> None:
     """Make sure that the file has each case at most once, and some of those wanted, if any."""
-    repeated = [name for name, count in Counter(ids).items() if count > 1 and name in wanted]
-    if repeated:
-        raise ConfigError(f"{path}: expected each case once, found more of {some(repeated)}")
+    several = [case_id for case_id in repeated(ids) if case_id in wanted]
+    if several:
+        raise ConfigError(f"{path}: expected each case once, found more of {some(several)}")
     if not wanted:
         warn(f"{path}: not used, as every case has a file of its own")
         return
