@@ -63,7 +63,7 @@ class ClinicalSpec(BaseModel):
         rows = [lower_keys(record.values) for record in records]
         numbers = []
         for name in schema.numbers:
-            known = _known_numbers(rows, name, missing)
+            known = known_numbers(rows, name, missing)
             if known.size:
                 # Equal values may still have a standard deviation, of rounding errors.
                 sd = float(known.std()) if known.max() > known.min() else 1.0
@@ -163,7 +163,7 @@ class ClinicalRange(BaseModel):
         """Find the range of each number that some record holds."""
         missing = frozenset(code.lower() for code in schema.missing)
         rows = [lower_keys(record.values) for record in records]
-        known = {name: _known_numbers(rows, name, missing) for name in schema.numbers}
+        known = {name: known_numbers(rows, name, missing) for name in schema.numbers}
         return cls(
             numbers=tuple(
                 NumberRange(name=name, least=float(values.min()), most=float(values.max()))
@@ -200,7 +200,7 @@ def _lower(key: str) -> str:
     return key.strip().lower()
 
 
-def _known_numbers(
+def known_numbers(
     rows: Sequence[Mapping[str, object]], name: str, missing: frozenset[str]
 ) -> npt.NDArray[np.float64]:
     """Return the values of a number, of the rows (with lower-case keys) that hold one."""

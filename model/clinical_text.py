@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from model.case import Record
-from model.clinical import ClinicalSpec, lower_keys, read_category, read_number
+from model.clinical import ClinicalSpec, known_numbers, lower_keys, read_category, read_number
 from model.errors import Warn
 from model.interface import ClinicalSchema, Sentences
 
@@ -149,8 +149,7 @@ class ClinicalText:
 
         numbers = []
         for column in clinical.numbers:
-            values = [read_number(row.get(column.name.lower()), missing) for row in rows]
-            step, least, most = _steps([value for value in values if value is not None])
+            step, least, most = _steps(known_numbers(rows, column.name, missing).tolist())
             numbers.append(
                 NumberText(
                     name=column.name,
