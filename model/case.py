@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import CaseError, Warn, about_case, about_files
@@ -70,7 +70,7 @@ class Prediction:
     median: float | None
     interval: tuple[float, float]
     modalities: tuple[str, ...]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def read_case(input_dir: Path, interface: Interface, *, warn: Warn) -> Case:
