@@ -80,7 +80,10 @@ def explain_slides(
         }
         try:
             file = _file_of(case, index, own)
-            with Slide.open(file.path, default_mpp=case.default_mpp, warn=_said_before) as slide:
+            # Scoring the case has said what there is to say of the slide.
+            with Slide.open(
+                file.path, default_mpp=case.default_mpp, warn=lambda text: None
+            ) as slide:
                 view = view_slide(slide, spec, THUMBNAIL_PX)
                 leading = own.take(np.array(list(numbered), dtype=np.int64))
                 pixels = read_squares(slide, leading, spec)
@@ -118,10 +121,6 @@ def _file_of(case: Case, index: int, patches: Patches) -> SlideFile:
     if len(patches) > 1 and not np.ptp(patches.coords, axis=0).any():
         raise CaseError("the bag", expected="coordinates", found="every patch at one place")
     return case.slides[index]
-
-
-def _said_before(text: str) -> None:
-    """Drop what opening a slide has to say: scoring the case has said it."""
 
 
 def _summarise(index: int, path: Path, patches: Patches, view: View) -> SlideSummary:

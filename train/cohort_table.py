@@ -107,13 +107,11 @@ def _missing(cases: Sequence[LabelledCase], schema: ClinicalSchema) -> dict[str,
         spec = ClinicalSpec.fit(records, schema)
     except ConfigError:  # no record, or no value in any
         return missing
-    counts = np.sum([spec.apply(record, warn=_silent) for record in records], axis=0)
+    # Training warns of what is odd about a record.
+    vectors = [spec.apply(record, warn=lambda text: None) for record in records]
+    counts = np.sum(vectors, axis=0)
     for column, count in zip(spec.columns, counts.tolist(), strict=True):
         name, _, value = column.rpartition("=")
         if value == "missing":
             missing[name] = int(count)
     return missing
-
-
-def _silent(_: str) -> None:
-    """Drop a warning: training gives it for the same record."""

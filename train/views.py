@@ -171,7 +171,8 @@ class Together:
 
 
 def _applied(spec: ClinicalSpec | RnaSpec, record: Record | None) -> Vector | None:
-    return None if record is None else spec.apply(record, warn=_silent)
+    # Whoever reads the cohort for the model proper is warned.
+    return None if record is None else spec.apply(record, warn=lambda text: None)
 
 
 def _rows(
@@ -185,7 +186,3 @@ def _rows(
         if vector is not None:
             row[:] = vector
     return rows
-
-
-def _silent(_: str) -> None:
-    """Drop a warning: whoever reads the cohort for the model proper gives it."""
