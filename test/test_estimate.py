@@ -43,10 +43,14 @@ def test_bootstrap_keeps_the_number_of_events():
 def test_the_interval_of_a_mean_over_patients_is_that_of_a_mean():
     """Drawn apart, events and censored would keep their shares, and so most of what varies."""
     _, outcome = cohort()
-    share = estimate(lambda own, _: float(own.mean()), outcome.event, outcome, apart=False)
+
+    def mean(own, _):
+        return float(own.mean())
+
+    share = estimate(mean, outcome.event, outcome, resamples=1000, apart=False)
     error = np.sqrt(share.value * (1 - share.value) / len(outcome))
     assert (share.high - share.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
-    fixed = estimate(lambda own, _: float(own.mean()), outcome.event, outcome)
+    fixed = estimate(mean, outcome.event, outcome, resamples=1000)
     assert fixed.low == fixed.high == fixed.value
 
 
@@ -158,8 +162,8 @@ def test_an_interval_needs_nine_resamples_in_ten(without, given):
 def test_outcomes_are_checked():
     risk, outcome = cohort()
     for call in (
-        lambda: estimate(harrell_c, np.append(risk, 0.0), outcome),
-        lambda: difference(harrell_c, risk, risk[:-1], outcome),
+        lambda: estimate(harrell_c, np.append(risk, 0.0), outcome, resamples=0),
+        lambda: difference(harrell_c, risk, risk[:-1], outcome, resamples=0),
     ):
         with pytest.raises(ConfigError, match=r"one prediction for each of 150 patients, found 1"):
             call()

@@ -3,7 +3,7 @@
 A metric is a function `metric(prediction, outcome) -> float` that raises `NotComputableError`
 where it has no value, never answers 0 or NaN instead. `functools.partial` binds other arguments:
 
-    estimate(partial(uno_c, train=train, tau=60.0), risk, outcome)
+    estimate(partial(uno_c, train=train, tau=60.0), risk, outcome, resamples=1000)
 """
 
 from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ def estimate(
     prediction: npt.NDArray[Any],
     outcome: Outcome,
     *,
-    resamples: int = 1000,
+    resamples: int,
     apart: bool = True,
 ) -> Estimate | Unavailable:
     """Return a metric's value and bootstrap interval; no interval for resamples = 0.
@@ -136,7 +136,7 @@ def difference(
     second: npt.NDArray[Any],
     outcome: Outcome,
     *,
-    resamples: int = 1000,
+    resamples: int,
 ) -> Estimate | Unavailable:
     """Return metric(first) - metric(second), with the interval of the paired bootstrap."""
     _need_one_each(first, outcome)

@@ -40,7 +40,6 @@ from train.metrics import (
 
 AUC_MONTHS = (12, 36, 60)
 GRID_TIMES = 30
-RESAMPLES = 1000
 
 Value = Estimate | Unavailable
 Better = Literal["higher", "lower", "above 0.05", "below 0.05"]
@@ -72,7 +71,7 @@ def evaluate_risks(
     forecast: Forecast | Unavailable,
     *,
     unit: Unit,
-    resamples: int = RESAMPLES,
+    resamples: int,
 ) -> list[Row]:
     """Compute every metric of risks that were predicted for unseen patients.
 
@@ -93,7 +92,7 @@ def evaluate_risks(
 
 
 def evaluate_parts(
-    risk: Array, outcome: Outcome, part: Sequence[str], *, resamples: int = RESAMPLES
+    risk: Array, outcome: Outcome, part: Sequence[str], *, resamples: int
 ) -> dict[str, Value]:
     """Return Harrell's C of each part of a cohort, such as each centre, named by `part` (n,)."""
     names = np.array(part)

@@ -89,7 +89,7 @@ def logrank_groups(group: npt.NDArray[np.intp], outcome: Outcome) -> float:
     return float(multivariate_logrank_test(outcome.time, group, outcome.event).p_value)
 
 
-def risk_groups(risk: Array, *, train_risk: Array, n_groups: int = 2) -> npt.NDArray[np.intp]:
+def risk_groups(risk: Array, *, train_risk: Array, n_groups: int) -> npt.NDArray[np.intp]:
     """Return each patient's group, 0 = lowest risk, cut at quantiles of the training risks."""
     cuts = np.quantile(train_risk, np.arange(1, n_groups) / n_groups)
     return np.searchsorted(cuts, risk, side="right")

@@ -24,7 +24,7 @@ from train.cohort_table import CohortColumn, describe_cohort
 from train.crossval import FoldResult, Run
 from train.ensemble import out_of_fold_risk
 from train.estimate import NotComputableError, Outcome, Unavailable
-from train.evaluation import RESAMPLES, Row, Value, evaluate_parts, evaluate_risks
+from train.evaluation import Row, Value, evaluate_parts, evaluate_risks
 from train.figures import calibration_figure, forest_figure, km_figure, learning_figure
 from train.fold_table import FoldRow, describe_folds, first_repeat
 from train.forecast import (
@@ -37,6 +37,8 @@ from train.forecast import (
 )
 from train.identity import count_trained
 from train.verdict import Compared, Verdict, compare_risks, judge, judge_alone
+
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import partial
 
 from model.survival import Array
 from train.estimate import Estimate, Outcome, Unavailable, difference, estimate
-from train.evaluation import RESAMPLES, Value, follow_up_end
+from train.evaluation import Value, follow_up_end
 from train.metrics import harrell_c, uno_c
 
 
@@ -43,7 +43,7 @@ def compare_risks(
     baselines: Sequence[tuple[str, Array]],
     outcome: Outcome,
     *,
-    resamples: int = RESAMPLES,
+    resamples: int,
 ) -> list[Compared]:
     """Compare the model's out-of-fold risks (n,) with those of named baselines."""
     uno = partial(uno_c, train=outcome, tau=follow_up_end(outcome))
