@@ -81,7 +81,7 @@ class Encoder:
             f"as this {self.device.type} lacks {self.spec.precision}, in which they differ slightly"
         )
 
-    def __call__(self, patches: NDArray[np.uint8] | Tensor) -> Tensor:
+    def __call__(self, patches: NDArray[np.uint8]) -> Tensor:
         """Embed patches.
 
         Args:
@@ -93,15 +93,13 @@ class Encoder:
         Raises:
             ValueError: The patches are of another type or shape.
         """
-        if isinstance(patches, np.ndarray):
-            patches = torch.tensor(patches)  # a copy, so that a read-only array will do
-        if patches.dtype != torch.uint8 or patches.ndim != 4 or patches.shape[3] != 3:
+        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[3] != 3:
             raise ValueError(
-                f"patches: expected uint8 (B, H, W, 3), found {patches.dtype} "
-                f"{tuple(patches.shape)}"
+                f"patches: expected uint8 (B, H, W, 3), found {patches.dtype} {patches.shape}"
             )
+        copied = torch.tensor(patches)  # so that a read-only array will do
         # A clone made outside inference mode is an ordinary tensor, which training can use.
-        return self._embed(patches).clone()
+        return self._embed(copied).clone()
 
     @torch.inference_mode()
     def _embed(self, patches: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def test_same_patches_give_the_same_bits(lite0: Encoder) -> None:
     read_only = patches.copy()
     read_only.flags.writeable = False
     first = lite0(read_only)
-    assert torch.equal(first, lite0(torch.from_numpy(patches)))
+    assert torch.equal(first, lite0(patches))
     assert torch.equal(first, load(ENCODERS["efficientnet_lite0"])(patches))
     assert not first.is_inference()  # else training could not use it
 
