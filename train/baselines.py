@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from sksurv.ensemble import RandomSurvivalForest
 from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
-from sksurv.util import Surv
 
 from model.batch import MODALITIES, Modality
 from model.interface import ClinicalSchema
@@ -23,6 +22,7 @@ from train.cohort import outcomes
 from train.config import RnaConfig
 from train.folds import hold_out, inner_folds
 from train.losses import cox_nll
+from train.metrics import as_sksurv
 from train.views import (
     RANK_TOLERANCE,
     Cases,
@@ -87,7 +87,7 @@ class RidgeCox:
         kept = s > RANK_TOLERANCE * s.max(initial=0)
         if not kept.any():  # nothing varies
             return np.zeros((x.shape[1], len(self.spreads)))
-        turned, outcome = (u * s)[:, kept], _sksurv(cases)
+        turned, outcome = (u * s)[:, kept], as_sksurv(outcomes(cases))
         penalties = [x.shape[1] / spread**2 for spread in self.spreads]
         fits = [
             CoxPHSurvivalAnalysis(alpha=alpha, ties="efron").fit(turned, outcome)
@@ -131,7 +131,7 @@ class Coxnet:
             n_alphas=self.strengths,
             alpha_min_ratio=self.weakest,
             l1_ratio=self.l1_ratio,
-        ).fit(x, _sksurv(cases))
+        ).fit(x, as_sksurv(outcomes(cases)))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Forest:
             min_samples_leaf=self.least_leaf,
             low_memory=True,
             random_state=self.seed,
-        ).fit(columns(cases), _sksurv(cases))
+        ).fit(columns(cases), as_sksurv(outcomes(cases)))
         return lambda others: np.asarray(forest.predict(columns(others)))
 
 
@@ -250,9 +250,3 @@ def _cox_loss(risk: FloatArray, cases: Cases) -> float:
     seen = outcomes(cases)
     event, time = torch.from_numpy(seen.event), torch.from_numpy(seen.time)
     return float(cox_nll(torch.from_numpy(risk), event=event, time=time))
-
-
-def _sksurv(cases: Cases) -> npt.NDArray[np.void]:
-    seen = outcomes(cases)
-    outcome: npt.NDArray[np.void] = Surv.from_arrays(seen.event, seen.time)
-    return outcome

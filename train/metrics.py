@@ -75,7 +75,7 @@ def _auc(risk: Array, outcome: Outcome, train: Outcome, times: Array) -> float:
         raise NotComputableError(f"no patient followed beyond {times.max():.4g}")
     # Ranks: scikit-survival takes risks closer than 1e-8 for equal.
     followed = outcome.until(times.max())
-    _, mean = cumulative_dynamic_auc(_sksurv(train), _sksurv(followed), rankdata(risk), times)
+    _, mean = cumulative_dynamic_auc(as_sksurv(train), as_sksurv(followed), rankdata(risk), times)
     return float(mean)
 
 
@@ -213,7 +213,8 @@ def time_error_events(predicted: Array, outcome: Outcome) -> float:
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _sksurv(outcome: Outcome) -> npt.NDArray[np.void]:
+def as_sksurv(outcome: Outcome) -> npt.NDArray[np.void]:
+    """Return outcomes as scikit-survival wants them, a record (event, time) each (n,)."""
     array: npt.NDArray[np.void] = Surv.from_arrays(outcome.event, outcome.time)
     return array
 
