@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from model.batch import Bag
 from model.bundle import write_tensors
 from model.case import Case
-from model.encoder import Encoder, EncoderSpec
+from model.encoder import Encoder
+from model.encoders import EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_files, first_problem, printable
 from model.fusion.base import FusionConfig
 from model.messages import differences

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model.clinical import ClinicalRange
 from model.embedding_range import EmbeddingRange
-from model.encoder import ENCODERS, EncoderSpec
+from model.encoders import ENCODERS, EncoderSpec
 from model.errors import BundleError, ConfigError, about_folder, first_problem, reason_of
 from model.files import whole
 from model.interface import Unit

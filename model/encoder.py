@@ -18,7 +18,7 @@ from timm.layers.mlp import SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.encoders import ENCODERS, EncoderSpec, Precision
+from model.encoders import EncoderSpec, Precision
 from model.precision import (
     cast_products,
     fold_batch_norms,
@@ -27,8 +27,6 @@ from model.precision import (
     pad_evenly,
 )
 from model.weights import check_fit, find_weights, read_weights, sha256_of
-
-__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "build_network", "load_encoder"]
 
 # Classes that a spec, being JSON, can only name.
 _LAYERS = {"SwiGLUPacked": SwiGLUPacked}
@@ -141,7 +139,7 @@ def load_encoder(
     """Build the network of a spec and load its weights, from files only.
 
     Args:
-        spec: From `ENCODERS`, or from a bundle.
+        spec: From `encoders.ENCODERS`, or from a bundle.
         weights_dirs: Where the weights may lie, first choice first: in the folder itself or in
             its subfolder named by the encoder.
         device: Where to run.

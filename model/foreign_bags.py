@@ -18,7 +18,7 @@ import torch
 
 from model.batch import Bag
 from model.case import Case
-from model.encoder import EncoderSpec
+from model.encoders import EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_files
 from model.messages import some
 from model.patches import MPP_TOLERANCE, PatchSpec

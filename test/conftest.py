@@ -60,7 +60,7 @@ def lite0() -> "Encoder":
     """Return the embedded encoder."""
     from encoder_stand_ins import load
 
-    from model.encoder import ENCODERS
+    from model.encoders import ENCODERS
 
     return load(ENCODERS["efficientnet_lite0"])
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from timm.layers.mlp import SwiGLUPacked
 from torch import Tensor, nn
 
-from model.encoder import ENCODERS, Encoder, EncoderSpec, build_network, load_encoder
+from model.encoder import Encoder, build_network, load_encoder
+from model.encoders import ENCODERS, EncoderSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

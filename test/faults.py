@@ -23,7 +23,7 @@ from small_bundles import PANEL, build_bundle
 from synthetic import write_mask_pyramid, write_striped
 
 from model.bundle import Bundle
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 
 
 @dataclass

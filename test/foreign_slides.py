@@ -11,7 +11,7 @@ from synthetic import no_warning
 
 from model.batch import Bag
 from model.case import Case
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import Warn
 from model.foreign_bags import ForeignBags
 from model.patches import PatchSpec

@@ -6,7 +6,7 @@ import numpy as np
 from toy_bundles import make_bundle
 
 from model.case import Case, Record, SlideFile
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.interface import ClinicalSchema, Interface, Output
 from model.patches import PatchSpec
 from train.cohort import LabelledCase, outcomes

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from synthetic import write_mha
 from torch import nn
 
-from model.encoder import Encoder, EncoderSpec
+from model.encoder import Encoder
+from model.encoders import EncoderSpec
 from model.patches import PatchSpec
 
 SPEC = EncoderSpec(

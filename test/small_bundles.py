@@ -12,7 +12,7 @@ from model.batch import MODALITIES, Dims, Modality
 from model.bundle import Bundle, Manifest, Task
 from model.case import Record
 from model.clinical import ClinicalSpec
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.fusion import build_fusion
 from model.member import Member
 from model.patches import PatchSpec

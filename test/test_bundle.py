@@ -19,7 +19,7 @@ from model.batch import Bag, Batch, CaseInputs, collate
 from model.bundle import Bundle, Manifest, read_manifest
 from model.case import Case, Record
 from model.clinical import ClinicalRange, NumberRange
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import BundleError, ConfigError
 from model.fusion import Fusion, FusionConfig, build_fusion
 from model.member import Member

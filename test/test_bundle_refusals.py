@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from toy_bundles import bundle_with, make_bundle
 
 from model.bundle import Bundle
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import BundleError
 
 

@@ -20,7 +20,7 @@ from model.bags import bag_path, read_stamp, write_bag
 from model.batch import Bag, Modality
 from model.cohort import Cohort, Counts
 from model.cohort_scorer import Scorer
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.patches import PatchSpec
 
 pytestmark = pytest.mark.usefixtures("quick_page")

@@ -17,7 +17,7 @@ from small_bundles import PATCHES, build_bundle
 
 from model.bags import bag_path, write_bag
 from model.batch import Bag
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.patches import PatchSpec
 from train.pyramid import write_pyramid
 

@@ -16,7 +16,7 @@ from synthetic import no_warning
 from model.bags import bag_path, write_bag
 from model.batch import Bag
 from model.bundle import read_manifest
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.fusion import FUSIONS
 from train import commands, terminal
 from train.__main__ import main

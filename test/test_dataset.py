@@ -12,7 +12,7 @@ from toy_bundles import make_bundle
 from model.bags import bag_path, write_bag
 from model.batch import Bag, CaseInputs
 from model.case import Case, Record
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import CaseError, ConfigError
 from model.patches import PatchSpec
 from train.cohort import LabelledCase

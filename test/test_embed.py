@@ -25,7 +25,8 @@ from model.bags import SlideEmbedder, bag_path, identify, read_bag
 from model.case import Case, SlideFile
 from model.cohort_local import local_workers
 from model.cohort_workers import Workforce
-from model.encoder import ENCODERS, load_encoder
+from model.encoder import load_encoder
+from model.encoders import ENCODERS
 from model.errors import ConfigError, Warn
 from model.fusion.base import FusionConfig
 from train import embed

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.embedding_range import EmbeddingRange
-from model.encoder import ENCODERS, Encoder, load_encoder
+from model.encoder import Encoder, load_encoder
+from model.encoders import ENCODERS
 from train.config import EncoderConfig
 from train.simulate_slides import GLASS, HAEMATOXYLIN, render
 

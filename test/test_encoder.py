@@ -22,7 +22,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.encoder import ENCODERS, Encoder, build_network
+from model.encoder import Encoder, build_network
+from model.encoders import ENCODERS
 
 
 def test_embedded_encoder_equals_the_package_loaded_by_order(lite0: Encoder) -> None:

@@ -8,7 +8,8 @@ import torch
 from encoder_stand_ins import PUBLISHED_CALLS, PUBLISHED_VALUES
 from pydantic import ValidationError
 
-from model.encoder import ENCODERS, EncoderSpec, build_network
+from model.encoder import build_network
+from model.encoders import ENCODERS, EncoderSpec
 
 
 def test_registry_has_a_published_row_for_every_encoder() -> None:

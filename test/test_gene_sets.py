@@ -14,7 +14,7 @@ from toy_fusions import DIMS, toy_cases
 from model.batch import Dims, collate
 from model.bundle import Bundle
 from model.case import Case, Record
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import BundleError, ConfigError
 from model.fusion.layers_tokens import GroupedSnn
 from model.patches import PatchSpec

@@ -11,7 +11,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from model.bundle import Bundle
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import TriSurvError
 from model.predictor import Predictor
 from train.importer import import_checkpoint

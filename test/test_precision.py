@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from model.case import Case, SlideFile
 from model.devices import open_device
-from model.encoder import ENCODERS, Encoder
+from model.encoder import Encoder
+from model.encoders import ENCODERS
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.precision import (
     EvenlyPadded,

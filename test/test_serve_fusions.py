@@ -15,7 +15,8 @@ from toy_fusions import NAMES, TOY_SETTINGS
 from model.bags import SlideEmbedder
 from model.bundle import Bundle
 from model.case import Case, Prediction, read_case
-from model.encoder import ENCODERS, load_encoder
+from model.encoder import load_encoder
+from model.encoders import ENCODERS
 from model.fusion.base import FusionConfig
 from model.patches import PatchSpec
 from model.predictor import Predictor

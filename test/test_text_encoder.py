@@ -15,7 +15,7 @@ from toy_fusions import TOY_SETTINGS
 
 from model.case import Case, Record
 from model.clinical_text import Float32Array
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import BundleError, ConfigError
 from model.member import load_member
 from model.patches import PatchSpec

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.errors import BundleError
 from model.weights import read_weights
 

@@ -9,7 +9,7 @@ from toy_fusions import DIMS, build_toy
 from model.bundle import Bundle, Manifest, Task
 from model.clinical import CategoryColumn, ClinicalSpec, NumberColumn
 from model.clinical_text import CategoryText, ClinicalText, ClinicalTextSpec, NumberText
-from model.encoder import EncoderSpec
+from model.encoders import EncoderSpec
 from model.fusion import FUSIONS, build_fusion
 from model.interface import Sentences
 from model.member import Member

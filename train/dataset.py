@@ -11,7 +11,7 @@ from model.bags import bag_path, read_bag
 from model.batch import MODALITIES, Bag, CaseInputs, Dims, Modality
 from model.clinical import ClinicalSpec
 from model.clinical_text import ClinicalText
-from model.encoder import EncoderSpec
+from model.encoders import EncoderSpec
 from model.errors import CaseError, ConfigError, Warn, about_case
 from model.fusion import FUSIONS, build_fusion
 from model.fusion.base import Labels

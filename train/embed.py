@@ -15,7 +15,8 @@ from model.cohort_local import local_workers
 from model.cohort_scorer import Result
 from model.cohort_workers import Workforce, do_all
 from model.devices import open_device
-from model.encoder import Encoder, EncoderSpec, load_encoder
+from model.encoder import Encoder, load_encoder
+from model.encoders import EncoderSpec
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, about_case, about_folder
 from model.files import remove_parts
 from model.foreign_bags import ForeignBags, check_slide_names

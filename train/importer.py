@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from model import __version__
 from model.bundle import Bundle, Manifest, Task
-from model.encoder import ENCODERS, EncoderSpec
+from model.encoders import ENCODERS, EncoderSpec
 from model.errors import ConfigError, Warn
 from model.interface import read_interface
 from model.member import Member

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from model.batch import Dims
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.fusion import FUSIONS, build_fusion
 from train.config import CohortConfig, FitConfig, FusionChoice, TrainConfig, read_config
 

@@ -30,7 +30,7 @@ from model.bundle import Bundle
 from model.cohort import Cohort, Counts
 from model.cohort_bags import BagPredictor
 from model.cohort_local import local_workers
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.manifest import Tables, build_case, list_table
 
 SPEC = ENCODERS["efficientnet_lite0"]

@@ -119,7 +119,8 @@ def build(precision: str, *, vit: bool, device: str = "cpu") -> Any:
     """Return our encoder; a ViT-L has random weights, the same each time."""
     import torch
 
-    from model.encoder import ENCODERS, Encoder, build_network, load_encoder
+    from model.encoder import Encoder, build_network, load_encoder
+    from model.encoders import ENCODERS
 
     spec = ENCODERS["uni" if vit else "efficientnet_lite0"]
     spec = spec.model_copy(update={"precision": precision})

@@ -31,7 +31,8 @@ from helpers.measure import (
 from helpers.texture import write_slide
 from torch import Tensor
 
-from model.encoder import ENCODERS, Encoder, load_encoder
+from model.encoder import Encoder, load_encoder
+from model.encoders import ENCODERS
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
 from model.predictor import CPU_BATCH_PATCHES

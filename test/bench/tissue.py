@@ -20,7 +20,8 @@ from helpers.measure import interleaved, start_again_with_settings, where_and_wh
 from helpers.texture import write_slide
 from numpy.typing import NDArray
 
-from model.encoder import ENCODERS, Encoder, load_encoder
+from model.encoder import Encoder, load_encoder
+from model.encoders import ENCODERS
 from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import TiledSource
 from model.predictor import CPU_BATCH_PATCHES

@@ -23,7 +23,7 @@ from torch import nn
 
 from model.bags import bag_path, write_bag
 from model.batch import Bag, CaseInputs, Dims, collate
-from model.encoder import ENCODERS
+from model.encoders import ENCODERS
 from model.fusion import Fusion, build_fusion
 from model.fusion.layers import GatedAttentionPool
 from model.fusion.layers_elements import Dropout

@@ -14,7 +14,8 @@ def load() -> Reader:
     import torch
 
     from model.case import Case, SlideFile
-    from model.encoder import ENCODERS, load_encoder
+    from model.encoder import load_encoder
+    from model.encoders import ENCODERS
     from model.fusion.base import FusionConfig
     from model.patches import PatchSpec
     from model.predictor import embed_case
