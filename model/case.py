@@ -117,7 +117,7 @@ def read_record(path: Path, hidden: frozenset[str] = frozenset(), *, warn: Warn)
 def expression(record: Record | None) -> Record | None:
     """Return a record of RNA, none where it holds no value: that is how some write "not measured".
 
-    Of a clinical record that nothing is known is an answer, too.
+    A clinical record without any value is kept: that nothing is known is information, too.
     """
     return record if record and any(map(has_value, record.values.values())) else None
 

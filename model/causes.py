@@ -31,7 +31,7 @@ def group_messages(messages: Iterable[tuple[str, Iterable[str]]]) -> list[Cause]
 def cause_of(text: str, case_id: str) -> str:
     """Return what a message has in common with those of other cases: no ids, folders or values."""
     text = text.removeprefix(f"case {case_id}: ")
-    # Whole, as "b" is in many a word, and not before another word, as "a" is one.
+    # Not inside a word ("b" is in many), nor before one: there "a" is an article, not an id.
     own = rf"(?<![^\W_]){re.escape(case_id)}(?! ?[^\W_])"
     text = re.sub(own, "…", _FOLDERS.sub("", text))
     text = _NUMBER.sub("…", _QUOTED.sub("…", text)).replace("… to …", "…")

@@ -203,7 +203,7 @@ def _lower(key: str) -> str:
 def known_numbers(
     rows: Sequence[Mapping[str, object]], name: str, missing: frozenset[str]
 ) -> npt.NDArray[np.float64]:
-    """Return the values of a number, of the rows (with lower-case keys) that hold one."""
+    """Return a column's numbers (n,), of those rows (with lower-case keys) that hold one."""
     column = [read_number(row.get(name.lower()), missing) for row in rows]
     return np.array([value for value in column if value is not None])
 

@@ -231,7 +231,10 @@ def _identity(
 
 
 def _stands(entry: Entry, row: Row, embeddings: Path | None) -> bool:
-    """Say whether a result still holds: the files are the same, and at fault if it failed."""
+    """Say whether a result still holds: the case's files are as they were.
+
+    A failure that may not be the case's own, such as of a worker that died, is tried again.
+    """
     if entry.result.retry:
         return False
     return entry.files == state_of_files(row) + state_of_bags(row, embeddings)

@@ -67,10 +67,10 @@ class EmbeddingRange:
         Args:
             bags: (N, D) of each case; gone through twice, so that none need stay in memory.
         """
-        sums = [(_mean(bag), len(bag)) for bag in bags]
-        if len(sums) < PARTS:
+        cases = [(_mean(bag), len(bag)) for bag in bags]
+        if len(cases) < PARTS:
             return None
-        means, counts = np.stack([mean for mean, _ in sums]), np.array([n for _, n in sums])
+        means, counts = np.stack([mean for mean, _ in cases]), np.array([n for _, n in cases])
         off = _off_left_out(means)
         spread = _rms(off)
         if spread == 0:

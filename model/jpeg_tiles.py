@@ -108,7 +108,8 @@ class JpegLevel:
         Args:
             column: From 0, from the left.
             row: From 0, from the top.
-            memory: Where to, as from `memory`; of a tile read before it is in the cache.
+            memory: What to write to, from `memory()`; that of the tile before is still in the
+                processor's cache. None takes new memory.
         """
         index = row * self.columns + column
         most_bytes = 4 * self.tile_width_px * self.tile_height_px

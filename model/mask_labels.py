@@ -25,7 +25,7 @@ from model.whole_image import check_file, check_whole, read_whole
 MOST_MASK_TILE_PX = 2**26
 """Most pixels of a tile: damaged tags may say anything."""
 KEPT_TILES = 64
-"""Of the tiles seen last the cells stay in memory; the two frequent ones are among them."""
+"""Tiles whose cells stay in memory, those seen last; the two frequent ones are among them."""
 
 _UNDECODABLE = (*UNREADABLE, RuntimeError, SyntaxError, tifffile.TiffFileError)
 _LABELLED = {"P", "LA"}

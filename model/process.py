@@ -28,8 +28,8 @@ def prepare_process() -> None:
     """Set up memory and threads for a network's inference; before the first import of torch.
 
     The C library keeps the memory that is freed, for the next batch: else each activation is
-    mapped anew, and the system's zeroing of pages takes most of the time. It keeps one store for
-    all threads, as those of single threads are given back all the same. The environment's
+    mapped anew, and the system's zeroing of pages takes most of the time. All threads share one
+    arena, as the memory of further ones is given back all the same. The environment's
     MALLOC_MMAP_MAX_=0, MALLOC_TRIM_THRESHOLD_ and MALLOC_ARENA_MAX=1 do that, too, but count at a
     process's start alone. Without glibc nothing happens.
 

@@ -47,7 +47,7 @@ def spread_ratio(results: Sequence[FoldResult], n: int, members: int) -> float |
 
     Returns:
         The ratio; None where a single repeat leaves open how much of the variance is the members',
-        as do repeats of the same folds: what the training cases make of it does not show.
+        as do repeats of the same folds: these do not show how much the training cases matter.
     """
     risks = _risks(results, n)  # (repeats, n)
     repeats, variance = len(risks), float(risks.mean(axis=0).var())
@@ -57,7 +57,7 @@ def spread_ratio(results: Sequence[FoldResult], n: int, members: int) -> float |
         return None
     of_members = risks.var(axis=0, ddof=1).mean()
     ratio = 1 + of_members * (1 / members - 1 / repeats) / variance
-    # Were all variance the members' own, this would be left, or come to it.
+    # Were all of the variance the members' own, the ratio would be repeats / members.
     least, most = sorted((1.0, repeats / members))
     return float(np.sqrt(np.clip(ratio, least, most)))
 

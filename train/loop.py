@@ -247,7 +247,7 @@ def _resume(path: Path | None, fusion: Fusion, optimiser: torch.optim.Optimizer)
     """Restore an interrupted fit, if there is one, and return its log."""
     if path is None or not path.is_file():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)  # of a GPU, maybe
+    state = torch.load(path, map_location="cpu", weights_only=True)  # it may be a GPU's
     fusion.load_state_dict(state["fusion"])
     optimiser.load_state_dict(state["optimiser"])
     return [EpochLog(**entry) for entry in state["log"]]

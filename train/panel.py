@@ -20,7 +20,7 @@ OUTCOME_RANK = 0.99
 LEAST_VALUES = 10
 """Of fewer cases, one of 20,000 genes may well have the order of the times by chance."""
 ENOUGH_CASES = 100
-"""To tell: more take longer, of 20,000 genes."""
+"""Cases that are enough to recognise an outcome; more, of 20,000 genes, only take longer."""
 
 
 def check_genes(config: RnaConfig, cases: Sequence[LabelledCase], *, warn: Warn) -> None:

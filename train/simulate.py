@@ -147,7 +147,7 @@ def simulate_cohort(directory: Path, config: SimulateConfig, *, progress: Progre
         sigma=config.sigma,
         censored=config.censored,
     )
-    _claim(directory, config)  # a folder is claimed for what can be drawn alone
+    _claim(directory, config)  # after the draw: settings that fail there claim no folder
     event, months = _outcomes(latents)
     case_ids = _case_ids(config)
     _write_truth(directory / "truth.csv", case_ids, latents, event, months)
