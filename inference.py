@@ -202,6 +202,7 @@ def load(options: argparse.Namespace) -> "tuple[Predictor, Interface]":
     with stage("load"):
         bundle = Bundle.load(bundle_path)
         predictor = Predictor(bundle, weights_dirs=weights_dirs(bundle_path), device=device)
+        predictor.load_encoder()
     return predictor, interface
 
 

@@ -18,7 +18,6 @@ from model.bags import (
 from model.batch import Bag
 from model.bundle import Bundle
 from model.case import Case
-from model.encoder import Encoder
 from model.errors import ConfigError, Warn
 from model.foreign_bags import ForeignBags
 from model.predictor import Predictor
@@ -29,15 +28,13 @@ class BagPredictor(Predictor):
     """A Predictor that takes bags from a folder, and leaves those there that it has to make.
 
     The folder may hold its own bags, those of `python -m train embed`, or another program's
-    (`ForeignBags`). The encoder is loaded when a bag has to be made: where all are there, its
-    weights need not be.
+    (`ForeignBags`). Where all bags are there, the encoder's weights need not be.
     """
 
     def __init__(
         self, bundle: Bundle, *, weights_dirs: Sequence[Path], device: torch.device, directory: Path
     ) -> None:
-        super().__init__(bundle, weights_dirs=(), device=device)
-        self._weights_dirs = weights_dirs
+        super().__init__(bundle, weights_dirs=weights_dirs, device=device)
         self._directory = directory
 
     def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
@@ -54,7 +51,6 @@ class BagPredictor(Predictor):
         encoder, patches = self.bundle.manifest.encoder, self.bundle.manifest.patches
         if bag is not None or not slide_sources(case) or encoder is None or patches is None:
             return bag
-        self.load_encoder()
         said = Said(warn)
         bag = super().embed(case, warn=said, progress=progress)
         if bag is not None and self.encoder is not None:
@@ -104,27 +100,17 @@ class BagPredictor(Predictor):
             )
         return read_bag(path, made_by, patches)
 
-    def load_encoder(self) -> None:
-        """Load the encoder, unless it is: a bag has to be made.
-
-        Raises:
-            BundleError: Its weights are not there, or are others.
-        """
-        if self.encoder is None:
-            self.encoder = super()._load_encoder(self._weights_dirs)
-
-    def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
-        return None
-
 
 def load_predictor(
     bundle: Bundle, weights_dirs: Sequence[Path], device: torch.device, *, bags: Path | None
 ) -> Predictor:
-    """Return a Predictor, which takes bags from a folder and leaves its own there if one is named.
+    """Return a Predictor with its encoder, or one that takes bags from a folder, if that is named.
 
     Raises:
         BundleError: The encoder's weights are not there, or are others.
     """
     if bags is None:
-        return Predictor(bundle, weights_dirs=weights_dirs, device=device)
+        predictor = Predictor(bundle, weights_dirs=weights_dirs, device=device)
+        predictor.load_encoder()
+        return predictor
     return BagPredictor(bundle, weights_dirs=weights_dirs, device=device, directory=bags)

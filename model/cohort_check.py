@@ -19,11 +19,10 @@ def check_case(predictor: Predictor, case: Case, *, warn: Warn) -> None:
         BundleError: A bag would have to be made, and the encoder's weights are not there.
     """
     with about_case(case.case_id):
-        bags = predictor if isinstance(predictor, BagPredictor) else None
-        stored = bags.stored(case, warn=warn) if bags else None
+        stored = predictor.stored(case, warn=warn) if isinstance(predictor, BagPredictor) else None
         has_slide = stored is not None or _check_slides(predictor, case, warn=warn)
-        if bags and stored is None and slide_sources(case):
-            bags.load_encoder()
+        if stored is None and slide_sources(case):
+            predictor.load_encoder()
         predictor.check_modalities(case, has_slide=has_slide)
         predictor.inputs(case, stored, warn=warn)
 

@@ -36,7 +36,7 @@ Look = Callable[[Case, Bag | None, Warn], None]
 
 
 class Predictor:
-    """Scores cases with one bundle.
+    """Scores cases with one bundle; its encoder is loaded when asked for, or when first needed.
 
     Args:
         bundle: The fitted model.
@@ -49,7 +49,8 @@ class Predictor:
     ) -> None:
         self.bundle = bundle
         self.device = device
-        self.encoder = self._load_encoder(weights_dirs)
+        self.encoder: Encoder | None = None
+        self._weights_dirs = weights_dirs
         for member in bundle.members:
             member.fusion.to(device)
 
@@ -91,12 +92,24 @@ class Predictor:
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
+    def load_encoder(self) -> None:
+        """Load the encoder, unless it is loaded or the bundle uses no slides.
+
+        Raises:
+            BundleError: Its weights are not there, or are others.
+        """
+        spec = self.bundle.manifest.encoder
+        if self.encoder is None and spec is not None:
+            self.encoder = load_encoder(spec, weights_dirs=self._weights_dirs, device=self.device)
+
     def embed(self, case: Case, *, warn: Warn, progress: Progress) -> Bag | None:
         """Embed a case's slides; None where it has none of use, or the bundle uses none.
 
         Raises:
             CaseError: As `embed_case`.
+            BundleError: As `load_encoder`.
         """
+        self.load_encoder()
         patches = self.bundle.manifest.patches
         if self.encoder is None or patches is None:
             return None
@@ -159,13 +172,6 @@ class Predictor:
                 "inputs", expected=f"one of {', '.join(config.modalities)}", found="none"
             )
         return used
-
-    def _load_encoder(self, weights_dirs: Sequence[Path]) -> Encoder | None:
-        """Load the encoder; None where the bundle uses no slides."""
-        spec = self.bundle.manifest.encoder
-        if spec is None:
-            return None
-        return load_encoder(spec, weights_dirs=weights_dirs, device=self.device)
 
 
 def embed_case(

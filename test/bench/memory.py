@@ -108,6 +108,7 @@ def measure(slide: Path, batch: int) -> dict[str, float]:
     predictor = model.predictor.Predictor(
         Bundle.load(BUNDLE), weights_dirs=[BUNDLE.parent], device=torch.device("cpu")
     )
+    predictor.load_encoder()
     model_mb = peak_mb() - imports_mb
     totals = [0]
     started = time.monotonic()
