@@ -17,17 +17,16 @@ from model.bundle import read_manifest
 from model.cohort_log import CSV, PAGE, PARQUET, Entry, RunLog, check_owner
 from model.cohort_places import check_places
 from model.cohort_scorer import CaseTask, Result, Scorer, load_unchanged
-from model.cohort_state import sha256_of_text, state_of_bags, state_of_files
+from model.cohort_state import state_of_bags, state_of_files
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce, do_all
 from model.errors import ConfigError, Warn, about_folder
 from model.explain_files import is_explained
-from model.files import remove_parts
+from model.files import remove_parts, sha256_of, sha256_of_text
 from model.foreign_bags import check_slide_names
 from model.manifest import Row, Tables, list_cases, read_tables
 from model.messages import counted
 from model.progress import Say
-from model.weights import sha256_of
 
 PACKAGES = ("torch", "timm", "openslide-python", "numpy")
 

@@ -17,10 +17,10 @@ from model.cohort_check import check_case
 from model.devices import open_device
 from model.errors import CaseError, ConfigError, TriSurvError, Warn, one_line, printable
 from model.explain_files import clear_files
+from model.files import sha256_of
 from model.interface import Interface, Unit
 from model.manifest import Row, Tables, build_case
 from model.predictor import Predictor
-from model.weights import sha256_of
 
 Printable = Annotated[str, AfterValidator(printable)]
 

@@ -1,12 +1,12 @@
 """Whether a case's files are still those that its result was made from: names, sizes and times."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from model.bags import bag_path
 from model.case import Case
 from model.errors import CaseError, printable
+from model.files import sha256_of_text
 from model.foreign_bags import find_bags
 from model.manifest import Row
 
@@ -30,11 +30,6 @@ def state_of_bags(row: Row, embeddings: Path | None) -> str:
         return sha256_of_text(printable(str(error)))
     paths = [bag_path(embeddings, row.case_id), *(path for _, own in foreign for path in own)]
     return _state_of(paths)
-
-
-def sha256_of_text(text: str) -> str:
-    """Return the sha256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _state_of(paths: Iterable[Path]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.encoders import EncoderSpec, Precision
+from model.files import sha256_of
 from model.precision import (
     cast_products,
     fold_batch_norms,
@@ -26,7 +27,7 @@ from model.precision import (
     pack_products,
     pad_evenly,
 )
-from model.weights import check_fit, find_weights, read_weights, sha256_of
+from model.weights import check_fit, find_weights, read_weights
 
 # Classes that a spec, being JSON, can only name.
 _LAYERS = {"SwiGLUPacked": SwiGLUPacked}

@@ -1,5 +1,6 @@
-"""Files that are there whole, or not at all."""
+"""Files that are there whole, or not at all, and their sha256."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,3 +38,14 @@ def remove_parts(folder: Path) -> None:
         for part in folder.glob(f"*.{8 * '[0-9a-f]'}.part"):
             if time.time() - part.stat().st_mtime > DAY_SECONDS:
                 part.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    """Return a text's sha256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

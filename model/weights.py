@@ -1,6 +1,5 @@
 """Weights files of encoders: find them, make sure of them, read them under timm's names."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from model.encoders import EncoderSpec
 from model.errors import BundleError
+from model.files import sha256_of
 
 Tensors = Mapping[str, Tensor]
 
@@ -48,12 +48,6 @@ def find_weights(spec: EncoderSpec, weights_dirs: Sequence[Path]) -> Path:
         f"weights of encoder {spec.id}: expected {' or '.join(spec.weights_files)} in one of "
         f"{', '.join(map(str, folders))}, found none; they can be had from {spec.home}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(spec: EncoderSpec, path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from mean_colour import write_tissue
 from small_bundles import build_bundle
 
 from model.cohort import Cohort, Counts
-from model.weights import sha256_of
+from model.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_page")
 

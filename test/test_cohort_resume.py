@@ -34,9 +34,9 @@ from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_state import state_of_files
 from model.cohort_workers import Workforce
 from model.errors import BundleError, ConfigError
+from model.files import sha256_of
 from model.manifest import Row
 from model.predictor import Predictor
-from model.weights import sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_page")
 

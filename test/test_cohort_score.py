@@ -29,9 +29,9 @@ from model.cohort_scorer import CaseTask, Result, Scorer
 from model.cohort_table import write_predictions
 from model.cohort_workers import Workforce
 from model.errors import ConfigError
+from model.files import sha256_of
 from model.manifest import Row, Tables, build_case, list_table
 from model.predictor import Predictor
-from model.weights import sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_page")
 

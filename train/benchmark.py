@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from model.files import sha256_of
 from model.fusion import FUSIONS
 from model.progress import Say
-from model.weights import sha256_of
 from train.baselines import Baseline, build_baselines, out_of_fold
 from train.benchmark_config import BenchmarkConfig, CohortTable
 from train.benchmark_oracle import run_oracle

@@ -3,7 +3,6 @@
 A bundle keeps whom it was trained on, so that nobody takes them for an external cohort.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,9 @@ import train
 from model.bags import bag_path, identify
 from model.case import Record
 from model.errors import ConfigError
-from model.files import write_whole
+from model.files import sha256_of, sha256_of_text, write_whole
 from model.interface import Interface
 from model.messages import differences
-from model.weights import sha256_of
 from train.cohort import LabelledCase
 from train.config import TrainConfig
 
@@ -114,7 +112,7 @@ def _program_sha256() -> str:
 def cohort_sha256(cases: Sequence[LabelledCase]) -> str:
     """Return the sha256 of who is in a cohort, in order, and what happened to them."""
     rows = [f"{case.case_id},{int(case.event)},{case.time!r}" for case in cases]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    return sha256_of_text("\n".join(rows))
 
 
 def patient_hashes(cases: Sequence[LabelledCase]) -> list[str]:
@@ -141,7 +139,7 @@ def count_trained(provenance: Mapping[str, Any], cases: Sequence[LabelledCase]) 
 
 def _patient_hashes(cases: Sequence[LabelledCase], *, salt: str) -> list[str]:
     patients = {case.patient_id for case in cases}
-    return sorted(hashlib.sha256(f"{salt},{name}".encode()).hexdigest()[:8] for name in patients)
+    return sorted(sha256_of_text(f"{salt},{name}")[:8] for name in patients)
 
 
 def _records_sha256(records: Sequence[Record | None]) -> str:
@@ -156,4 +154,4 @@ def _file_sha256(path: Path | None) -> str | None:
 
 
 def _sha256(content: object) -> str:
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+    return sha256_of_text(repr(content))

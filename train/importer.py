@@ -15,12 +15,12 @@ from model import __version__
 from model.bundle import Bundle, Manifest, Task
 from model.encoders import ENCODERS, EncoderSpec
 from model.errors import ConfigError, Warn
+from model.files import sha256_of
 from model.interface import read_interface
 from model.member import Member
 from model.patches import PatchSpec
 from model.rna import RnaSpec
 from model.survival import TimeMapping
-from model.weights import sha256_of
 from train.config import INTERFACES
 from train.importer_files import (
     CHECKPOINT,

@@ -16,7 +16,8 @@ import torch
 
 from model.clinical_text import Float32Array
 from model.errors import ConfigError
-from model.weights import read_tensors, sha256_of
+from model.files import sha256_of
+from model.weights import read_tensors
 from train.config import ClinicalTextConfig
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
