@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import CaseError, ConfigError, Warn, first_problem
-from model.messages import repeated
+from model.messages import listed, repeated
 
 Unit = Literal["months", "years"]
 MONTHS_PER: dict[Unit, float] = {"months": 1.0, "years": 12.0}
@@ -186,7 +186,7 @@ class Interface(BaseModel):
         ignored, absent = ", ".join(sorted(received - known)), ", ".join(sorted(known - received))
         for socket in self.sockets:
             if socket.required and socket.slug not in received:
-                found = ", ".join(sorted(received)) or "none"
+                found = listed(sorted(received))
                 raise CaseError(path, expected=f"socket {socket.slug}", found=found)
         if received and not received & known:
             raise CaseError(path, expected=f"one of the sockets {absent}", found=ignored)

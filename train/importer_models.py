@@ -12,6 +12,7 @@ import torch
 from model.batch import MODALITIES, Dims, Modality
 from model.errors import ConfigError, reason_of
 from model.fusion import Fusion, build_fusion
+from model.messages import listed
 from model.rna import RnaSpec
 from train.importer_files import CHECKPOINT, CLINICAL, GENES, ClinicalColumns, Tensors
 
@@ -84,8 +85,7 @@ def find_variant(path: Path, tensors: Tensors) -> tuple[str, Variant]:
                 )
             return name, variant
     raise ConfigError(
-        f"{path}: expected the layers of {', '.join(VARIANTS)}, "
-        f"found {', '.join(sorted(parts)) or 'none'}"
+        f"{path}: expected the layers of {', '.join(VARIANTS)}, found {listed(sorted(parts))}"
     )
 
 
