@@ -170,7 +170,7 @@ def make_fold(member: Member, cases: Sequence[LabelledCase], bags: Bags, *, warn
     config = member.fusion.config
     for case in cases:
         found = {
-            "slide": member.fusion.dims.embedding and bags.get(case.case_id),
+            "slide": bags.get(case.case_id) if "slide" in config.modalities else None,
             "rna": case.case.rna,
             "clinical": case.case.clinical,
         }
