@@ -14,8 +14,10 @@ from model.json_files import read_json
 NO_VALUE = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
 """What tables and JSON hold, in lower case, where nothing is known of any column."""
 
-IMAGE_SUFFIXES = tuple(
-    ".tif .tiff .mha .svs .mrxs .ndpi .vms .vmu .scn .bif .svslide .czi .dcm".split()
+IMAGE_SUFFIXES = (
+    *(".tif", ".tiff", ".mha"),
+    # More of what OpenSlide reads.
+    *(".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".czi", ".dcm"),
 )
 
 
