@@ -57,6 +57,20 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 # -- all -------------------------------------------------------------------------------------------
 
 
+def test_help_and_misspelt_commands_load_no_library() -> None:
+    told = "import sys; from train.__main__ import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+    told += "    print('torch' in sys.modules)"
+    for arguments in (["--help"], ["fit", "--help"], ["fitt"]):
+        done = subprocess.run(
+            [sys.executable, "-c", told, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        assert done.stdout.endswith("False\n"), done.stderr
+
+
 @pytest.mark.slow
 def test_a_terminal_that_goes_ends_no_run() -> None:
     script = '"$0" -m train models >/dev/full'

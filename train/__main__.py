@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()  # before torch is loaded, as the commands do
     options = _parser().parse_args(arguments)
     try:
-        code: int | None = options.run(options)
+        from train import commands  # seconds, which no --help should take
+
+        code: int | None = options.run(commands, options)
     except TriSurvError as error:
         print(error, file=sys.stderr)
         return 1
@@ -30,48 +32,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from train import commands, terminal
-    from train.models import describe_models
-
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands_ = parser.add_subparsers(required=True, metavar="COMMAND")
 
     simulate = commands_.add_parser("simulate", help="make a cohort with a known oracle risk")
-    simulate.add_argument("directory", type=Path)
-    simulate.add_argument("overrides", nargs="*", metavar="key=value")
-    simulate.set_defaults(run=lambda o: commands.simulate(o.directory, o.overrides))
+    simulate.add_argument("directory", type=Path, help="new or empty")
+    simulate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as cases=60 seed=1"
+    )
+    simulate.set_defaults(run=lambda commands, o: commands.simulate(o.directory, o.overrides))
 
-    for name, run, text in (
-        ("embed", commands.embed, "turn every slide of a cohort into a bag on disk"),
-        ("fit", commands.fit, "train, calibrate and write a bundle"),
-        ("information", commands.information, "say what a run's SurvQ keeps of slides and genes"),
-        ("benchmark", commands.benchmark, "compare fusions and baselines on public tables"),
+    for name, text in (
+        ("embed", "turn every slide of a cohort into a bag on disk"),
+        ("fit", "train, calibrate and write a bundle"),
+        ("information", "say what a run's SurvQ keeps of slides and genes"),
+        ("benchmark", "compare fusions and baselines on public tables"),
     ):
         command = commands_.add_parser(name, help=text)
-        command.add_argument("config", type=Path)
-        command.add_argument("overrides", nargs="*", metavar="key=value")
-        command.set_defaults(run=lambda o, run=run: run(o.config, o.overrides))
+        command.add_argument("config", type=Path, help="TOML, as in train/configs")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="of the TOML, such as fit.epochs=50"
+        )
+        command.set_defaults(
+            run=lambda commands, o, name=name: getattr(commands, name)(o.config, o.overrides)
+        )
 
     evaluate = commands_.add_parser("evaluate", help="score a labelled cohort with a bundle")
-    evaluate.add_argument("bundle", type=Path)
+    evaluate.add_argument("bundle", type=Path, help="as `fit` writes")
     evaluate.add_argument(
         "cohort", type=Path, help="a folder as the CHIMERA download, or a manifest"
     )
-    evaluate.add_argument("--rna-table", type=Path, help="as rna_table in a config's [cohort]")
-    evaluate.add_argument("--clinical-table", type=Path, help="likewise")
-    evaluate.add_argument("--time-unit", choices=["days", "months", "years"], help="likewise")
+    evaluate.add_argument(
+        "--rna-table", type=Path, help="expression of all cases: .csv, .parquet or .h5ad"
+    )
+    evaluate.add_argument(
+        "--clinical-table", type=Path, help="clinical records of all cases: .csv or .parquet"
+    )
+    evaluate.add_argument(
+        "--time-unit", choices=["days", "months", "years"], help="of the cohort's times"
+    )
     evaluate.add_argument("--embeddings", type=Path, help="bags to use; new ones are left there")
     evaluate.add_argument("--output", type=Path, help="write the predictions as CSV")
     evaluate.add_argument("--report", type=Path, help="folder for report.html and report.json")
-    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:0")
     evaluate.set_defaults(
-        run=lambda o: commands.evaluate(
+        run=lambda commands, o: commands.evaluate(
             o.bundle, _cohort(o), output=o.output, report=o.report, device=o.device
         )
     )
 
     models = commands_.add_parser("models", help="list the fusions")
-    models.set_defaults(run=lambda o: terminal.say(describe_models()))
+    models.set_defaults(run=lambda commands, _: commands.models())
 
     import_ = commands_.add_parser("import", help="turn a trained second-place model into a bundle")
     import_.add_argument("checkpoint", type=Path, help="the folder of its four files")
@@ -80,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         "--trust-pickle", action="store_true", help="unpickle its files: they can run any code"
     )
     import_.set_defaults(
-        run=lambda o: commands.import_(o.checkpoint, o.output, trust_pickle=o.trust_pickle)
+        run=lambda commands, o: commands.import_(
+            o.checkpoint, o.output, trust_pickle=o.trust_pickle
+        )
     )
     return parser
 

@@ -36,6 +36,7 @@ from train.ensemble import build_bundle, check_risks, out_of_fold_risk
 from train.identity import claim, cohort_sha256, patient_hashes, run_identity
 from train.importer import import_checkpoint
 from train.information import information_kept
+from train.models import describe_models
 from train.panel import check_genes
 from train.presence import check_columns, check_presence, leave_out_empty
 from train.report import training_report, validation_report, write_report
@@ -235,6 +236,11 @@ def information(path: Path, overrides: Sequence[str]) -> None:
 def benchmark(path: Path, overrides: Sequence[str]) -> None:
     """Train fusions and baselines on public tables and write the comparison."""
     run_benchmark(path, overrides, say)
+
+
+def models() -> None:
+    """List the fusions, and what each is about."""
+    say(describe_models())
 
 
 def import_(checkpoint: Path, output: Path, *, trust_pickle: bool) -> None:
