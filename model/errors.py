@@ -1,5 +1,6 @@
 """What a user can act on: errors that fit on one line, and warnings."""
 
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,9 @@ class ConfigError(TriSurvError):
     """A configuration, cohort table or preset that cannot be used."""
 
 
+_SHOULD = "Input should be "  # as pydantic says "expected"
+
+
 def first_problem(error: ValidationError, *, whole: str = "") -> str:
     """Return the first thing that pydantic refuses as "field: reason".
 
@@ -91,6 +95,8 @@ def first_problem(error: ValidationError, *, whole: str = "") -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or whole
     reason = first["msg"].removeprefix("Value error, ")  # pydantic's, for a validator of ours
+    if reason.startswith(_SHOULD):
+        reason = f"expected {reason.removeprefix(_SHOULD)}, found {reprlib.repr(first['input'])}"
     return f"{field}: {reason}" if field else reason
 
 

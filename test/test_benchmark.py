@@ -180,9 +180,9 @@ COHORT = "{source='mmp', study='abcd', modalities=['rna']}"
     ("override", "message"),
     [
         ("fit.epoch=5", "fit: expected one of epochs, "),
-        ("fit.inner_folds=0", "fit.inner_folds: Input should be greater than or equal to 2"),
+        ("fit.inner_folds=0", "fit.inner_folds: expected greater than or equal to 2"),
         ("seeds=[]", "seeds: Tuple should have at least 1 item"),
-        ("learning_rates=[inf]", "learning_rates.0: Input should be a finite number"),
+        ("learning_rates=[inf]", "learning_rates.0: expected a finite number"),
         ("data=nowhere", "published_results.csv: expected a table"),
         ("colour=red", "expected one of data, output, results, "),
         ("models=[{label='Joint Cox', name='mlp'}]", "found ['joint Cox', 'Joint Cox']"),

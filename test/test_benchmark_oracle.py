@@ -184,9 +184,9 @@ def test_another_origin_is_fitted_anew(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fit.inner_folds=1", "fit.inner_folds: Input should be greater"),
+        ("fit.inner_folds=1", "fit.inner_folds: expected greater"),
         ("sizes={}", "sizes: Dictionary should have at least 1 item"),
-        ("interaction=2", "interaction: Input should be less than or equal to 1"),
+        ("interaction=2", "interaction: expected less than or equal to 1"),
     ],
 )
 def test_a_wrong_config_is_one_line(override: str, message: str) -> None:

@@ -98,7 +98,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an unknown mapping": (
         lambda path: rewrite(path, lambda manifest: manifest.update(mapping="guess")),
-        "manifest: mapping: Input should be 'rmst', 'median', 'kmq' or 'km_nearest'",
+        "manifest: mapping: expected 'rmst', 'median', 'kmq' or 'km_nearest'",
     ),
     "an unknown fusion": (
         lambda path: rewrite(path, lambda manifest: manifest.update(fusion="transformer")),

@@ -152,13 +152,13 @@ def test_a_simulation_that_is_refused_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:
     told = refusal(capsys, "simulate", tmp_path / "cohort", setting)
-    assert told.startswith(f"simulate: {setting.partition('=')[0]}: Input should be ")
+    assert told.startswith(f"simulate: {setting.partition('=')[0]}: expected ")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_seed_below_0_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = refusal(capsys, "fit", run, "seed=-1")
-    assert told == f"{run}: seed: Input should be greater than or equal to 0"
+    assert told == f"{run}: seed: expected greater than or equal to 0, found -1"
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])
@@ -167,7 +167,7 @@ def test_settings_are_finite_numbers(
     run: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     told = refusal(capsys, "fit", run, f"fit.{name}={value}")
-    assert told == f"{run}: fit.{name}: Input should be a finite number"
+    assert told == f"{run}: fit.{name}: expected a finite number, found {value}"
 
 
 @no_card

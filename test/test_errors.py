@@ -24,8 +24,8 @@ class Whole(BaseModel):
 @pytest.mark.parametrize(
     ("kind", "content", "problem"),
     [
-        (Part, {"low": 0}, "low: Input should be greater than 0"),
-        (Whole, {"part": {"low": 0}}, "part.low: Input should be greater than 0"),
+        (Part, {"low": 0}, "low: expected greater than 0, found 0"),
+        (Whole, {"part": {"low": 0}}, "part.low: expected greater than 0, found 0"),
         (Whole, {"part": {"low": 3}}, "part: low 3: expected 2 at most"),
         (Part, {"low": 3}, "low 3: expected 2 at most"),
     ],

@@ -326,24 +326,28 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"colour": 1},
         "fusion concat: expected one of modalities, ",
     ),
-    "out of range": ("concat", {"dropout": 1.0}, "fusion concat: dropout: Input should be less"),
-    "unknown modality": ("concat", {"modalities": ["mri"]}, "fusion concat: modalities.0: Input"),
+    "out of range": ("concat", {"dropout": 1.0}, "fusion concat: dropout: expected less"),
+    "unknown modality": (
+        "concat",
+        {"modalities": ["mri"]},
+        "fusion concat: modalities.0: expected",
+    ),
     "no modality": ("concat", {"modalities": []}, "fusion concat: modalities: expected at least"),
     "optional but unused": (
         "concat",
         {"modalities": ["rna"], "optional": ["slide", "clinical"]},
         "optional modalities that are not used: clinical, slide",
     ),
-    "a width below 0": ("concat", {"rna_widths": [8, -3]}, "fusion concat: rna_widths.1: Input"),
+    "a width below 0": ("concat", {"rna_widths": [8, -3]}, "fusion concat: rna_widths.1: expected"),
     "a width of 0": (
         "mlp",
         {"widths": [0]},
-        "fusion mlp: widths.0: Input should be greater than 0",
+        "fusion mlp: widths.0: expected greater than 0",
     ),
     "no finite number": (
         "hsfsurv",
         {"temperature": math.inf},
-        "temperature: Input should be a fin",
+        "temperature: expected a fin",
     ),
     "no pair": (
         "pairwise",

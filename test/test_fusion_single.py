@@ -132,9 +132,9 @@ def test_slides_alone_need_no_other_input(name: str) -> None:
 # --- settings -------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, list[str], str]] = {
-    "slides in mlp": ("mlp", ["slide"], "fusion mlp: modalities.0: Input should be 'rna' or"),
+    "slides in mlp": ("mlp", ["slide"], "fusion mlp: modalities.0: expected 'rna' or"),
     "nothing in snn": ("snn", [], "modalities: expected at least one, found none"),
-    "rna in abmil": ("abmil", ["rna"], "fusion abmil: modalities.0: Input should be 'slide'"),
+    "rna in abmil": ("abmil", ["rna"], "fusion abmil: modalities.0: expected 'slide'"),
     "more than slides": ("meanpool", ["slide", "rna"], "fusion meanpool: modalities: Tuple should"),
 }
 

@@ -203,15 +203,15 @@ INVALID = {
     ),
     "unknown modality": (
         preset(sockets=[{"slug": "s", "modality": "mri", "path": "s"}]),
-        "sockets.0.modality: Input should be 'slide', 'mask', 'rna' or 'clinical'",
+        "sockets.0.modality: expected 'slide', 'mask', 'rna' or 'clinical'",
     ),
     "unknown unit": (
         preset(output=OUTPUT | {"unit": "days"}),
-        "output.unit: Input should be 'months' or 'years'",
+        "output.unit: expected 'months' or 'years'",
     ),
     "another's name": (preset(name="leopard"), "name: expected 'toy', found 'leopard'"),
-    "impossible mpp": (preset(default_mpp=0), "default_mpp: Input should be greater than 0"),
-    "a list": ([], "the file: Input should be an object"),
+    "impossible mpp": (preset(default_mpp=0), "default_mpp: expected greater than 0"),
+    "a list": ([], "the file: expected an object"),
 }
 
 
