@@ -14,6 +14,7 @@ from model.bundle import write_tensors
 from model.errors import ConfigError, Warn
 from model.interface import Interface
 from model.member import Member, MemberManifest, load_member
+from model.messages import counted
 from model.progress import Say
 from train import ranks
 from train.calibrate import risk_scale
@@ -79,7 +80,8 @@ def cross_validate(run: Run) -> list[FoldResult]:
             continue
         result = _fit_fold(run, test, seed, path)
         _write_result(path, result)
-        run.say(f"{path.stem}: {len(run.cases) - len(test)} training cases, {result.epochs} epochs")
+        trained_on = counted(len(run.cases) - len(test), "training case")
+        run.say(f"{path.stem}: {trained_on}, {counted(result.epochs, 'epoch')}")
     ranks.wait_for_all()
     return [_read_result(path, run.config) for path, _, _ in work]
 
