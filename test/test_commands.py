@@ -49,7 +49,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """Return the one line with which a command refuses; it must not have done any work."""
     assert main([str(argument) for argument in arguments]) == 1
     said = capsys.readouterr()
-    assert "epochs" not in said.out and "scored" not in said.out
+    assert "epoch" not in said.out and "scored" not in said.out
     assert said.err.count("\n") == 1
     return said.err.strip()
 
