@@ -81,6 +81,15 @@ def test_no_fit_of_a_fold_sees_its_test_cases_and_none_its_validation_cases(
             assert fit.preprocessed == fit.trained == training - fit.validated
 
 
+def test_each_repeat_has_folds_of_its_own_and_the_losses_of_its_inner_folds(run: Run) -> None:
+    folds = run.config.folds.model_copy(update={"repeats": 2})
+    results = cross_validate(replace(run, config=run.config.model_copy(update={"folds": folds})))
+    cut = [{frozenset(result.test) for result in results[start : start + 2]} for start in (0, 2)]
+    assert all(frozenset.union(*parts) == set(range(len(run.cases))) for parts in cut)
+    assert not cut[0] & cut[1]
+    assert all(entry.validation is not None for result in results for entry in result.log)
+
+
 def test_a_members_training_risks_have_mean_0_and_deviation_1(run: Run) -> None:
     for result in cross_validate(run):
         training = [case for row, case in enumerate(run.cases) if row not in result.test]

@@ -311,6 +311,43 @@ def test_each_epoch_draws_anew() -> None:
     assert np.diff(np.sort(losses)).min() > 1e-6
 
 
+def test_a_steps_gradient_is_scaled_down_to_the_clip_norm() -> None:
+    fold = make_fold()
+
+    def gradient(clip_norm: float) -> torch.Tensor:
+        config = FIT.model_copy(update={"clip_norm": clip_norm})
+        draw = Draw(fold, np.arange(len(fold)), config, (7,))
+        return torch.cat([part.flatten() for part in step_gradients(make_fusion(), draw)])
+
+    free = gradient(1e9)
+    norm = float(free.norm())
+    torch.testing.assert_close(gradient(norm / 5), free / 5, rtol=1e-4, atol=1e-7)
+    assert torch.equal(gradient(norm * 5), free)
+
+
+@pytest.mark.parametrize("epochs", [3, 5])
+def test_a_cosine_schedule_is_pytorchs_over_the_configs_epochs(
+    monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    rates: list[float] = []
+
+    def step(_: Fusion, optimiser: torch.optim.Optimizer, *__: object) -> float:
+        rates.append(optimiser.param_groups[0]["lr"])
+        return 0.0
+
+    monkeypatch.setattr(loop, "_step", step)
+    config = FIT.model_copy(update={"schedule": "cosine", "epochs": 5})
+    train_fusion(make_fusion(), make_fold(), Plan(config, epochs, (0,)))
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=5)
+    expected = []
+    for _ in range(epochs):
+        expected.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
 def test_weight_decay_makes_weights_small() -> None:
     sizes = []
     for decay in (0.0, 20.0):
