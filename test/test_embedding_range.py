@@ -77,11 +77,12 @@ def test_the_axes_are_those_of_the_largest_variance() -> None:
     assert along[2] > 20 * along[3]
 
 
-def test_the_noise_is_that_of_patches_off_the_axes() -> None:
-    found = fit(made_up_bags(60, patches=50, width=200))
+@pytest.mark.parametrize("patches", [2, 50])
+def test_the_noise_is_that_of_patches_off_the_axes(patches: int) -> None:
+    found = fit(made_up_bags(60, patches=patches, width=200))
     # 0.4 a dimension, of which the 20 axes of 200 take a tenth of the squares.
     assert found.noise == pytest.approx(0.4 * np.sqrt(0.9), rel=0.02)
-    assert found.patches == pytest.approx(50)
+    assert found.patches == pytest.approx(patches)
 
 
 @pytest.mark.parametrize("count", [10, 25, 100])

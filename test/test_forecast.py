@@ -135,6 +135,16 @@ def test_observed_survival_is_lifelines_in_each_group(cohort, forecast):
         assert point.low < point.observed < point.high
 
 
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(10, [5, 5]), (59, [30, 29]), (60, [20] * 3), (99, [25] * 3 + [24])]
+)
+def test_a_calibration_group_has_20_patients_where_that_leaves_2_to_5(cohort, forecast, n, sizes):
+    outcome, _, _ = cohort
+    few = Forecast(forecast.risk[:n], forecast.mappings, forecast.mapping_of[:n])
+    late = replace(outcome.take(np.arange(n)), time=np.full(n, 36.0))
+    assert [point.n for point in calibration(few, late, 36.0)] == sizes
+
+
 def test_a_group_without_an_event_has_an_interval_and_one_without_follow_up_is_left_out(forecast):
     n = len(forecast.risk)
     late = Outcome(event=np.arange(n) < 0, time=np.full(n, 36.0))
@@ -182,6 +192,6 @@ def test_a_forecast_ends_with_its_shortest_follow_up() -> None:
 
 @pytest.mark.parametrize(("early", "expected"), [(10, 36.0), (9, 60.0)])
 def test_36_months_need_ten_events(early: int, expected: float) -> None:
-    time = np.array([12.0] * early + [60.0] * 11 + [70.0] * 20)
+    time = np.array([12.0] * (early - 1) + [36.0] + [60.0] * 11 + [70.0] * 20)
     event = np.array([True] * (early + 11) + [False] * 20)
     assert calibration_time(Outcome(event=event, time=time), "months") == expected
