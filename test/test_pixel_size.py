@@ -180,6 +180,11 @@ def test_units_of_ome(size: str, unit: str) -> None:
     assert (mpp, said) == (pytest.approx(0.5), [])
 
 
+@pytest.mark.parametrize("mpp_y", ["0.48", "0.52"])
+def test_pixels_that_are_square_but_for_how_they_were_measured(mpp_y: str) -> None:
+    assert found({"openslide.mpp-x": "0.5", "openslide.mpp-y": mpp_y}) == (0.5, [])
+
+
 def test_oblong_pixels_either_way() -> None:
     mpp, (said,) = found({"openslide.mpp-x": "0.4", "openslide.mpp-y": "0.5"})
     assert mpp == 0.4

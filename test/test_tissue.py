@@ -58,6 +58,14 @@ class TestDetect:
         assert found[5:25].all()
         assert bool(found[40, 30]) is is_tissue
 
+    @pytest.mark.parametrize(("side", "chroma", "is_tissue"), [(1, 100, False), (3, 30, True)])
+    def test_lone_pixels_are_noise_and_specks_are_tissue(
+        self, side: int, chroma: int, is_tissue: bool
+    ) -> None:
+        picture = np.full((60, 60, 3), 235, dtype=np.uint8)
+        picture[30 : 30 + side, 30 : 30 + side, 1] -= np.uint8(chroma)
+        assert bool(tissue_pixels(picture).any()) is is_tissue
+
     def test_slide_full_of_tissue(self) -> None:
         """Otsu alone would keep the darker half."""
         picture, _ = tissue_slide(300, 300, seed=0)

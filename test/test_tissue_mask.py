@@ -35,8 +35,8 @@ class TestFraction:
         tissue = rng.uniform(size=(40, 60)) < 0.3
         mask = TissueMask(coverage=tissue.astype(np.float32), downsample=(4.0, 4.0))
         pixels = np.repeat(np.repeat(tissue, 4, axis=0), 4, axis=1)
-        coords = rng.integers(0, 120, (50, 2))
-        expected = [pixels[y : y + 37, x : x + 37].mean() for x, y in coords]
+        coords = rng.integers(0, (240, 160), (100, 2))  # some of them reach beyond the edges
+        expected = [pixels[y : y + 37, x : x + 37].sum() / 37**2 for x, y in coords]
         np.testing.assert_allclose(mask.fraction(coords, 37), expected, atol=1e-6)
 
     def test_outside_there_is_none(self) -> None:
