@@ -226,7 +226,7 @@ def _read(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor | None, _St
             expected=f"coordinates of {len(embeddings):,} patches",
             found=f"shape {tuple(coords.shape)}",
         )
-    return embeddings.contiguous(), coords, stated
+    return embeddings, coords, stated
 
 
 def _read_file(path: Path) -> dict[str, Any]:
