@@ -180,7 +180,7 @@ def _check_encoder(path: Path, manifest: Manifest) -> None:
             "found another preprocessing or architecture in the manifest"
         )
     for member in manifest.members:
-        if member.dims.embedding not in (0, spec.width):
+        if member.dims.embedding != spec.width:
             raise BundleError(
                 f"{path}: expected a fusion of {spec.width}-wide embeddings for {spec.id}, "
                 f"found {member.dims.embedding}"
