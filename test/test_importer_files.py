@@ -62,6 +62,25 @@ def test_the_user_is_told_of_pickles_and_of_ties(tmp_path: Path) -> None:
         f"{most:g} months; they have {len(set(times))} different ones in all"
     )
     assert not any("\n" in text for text in told)
+    assert [text.split(":")[0] for text in told[2:]] == [
+        "km_curve.pkl",
+        "slides",
+        "RNA",
+        "clinical",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "used"),
+    [("img", ["slides"]), ("imgrna", ["slides", "RNA"]), ("rnacli", ["RNA", "clinical"])],
+)
+def test_the_user_is_told_of_what_the_model_uses_alone(
+    tmp_path: Path, name: str, used: list[str]
+) -> None:
+    foreign = Foreign(tmp_path / "results", name)
+    told: list[str] = []
+    import_checkpoint(foreign.folder, trust_pickle=True, warn=told.append, output=tmp_path / "out")
+    assert [text.split(":")[0] for text in told[3:]] == used
 
 
 def test_a_preprocessor_of_another_scikit_learn_is_read(
