@@ -9,12 +9,12 @@ import pytest
 from job_files import CHIMERA, PRESETS
 from synthetic import no_warning
 
-from model.case import Record
+from model.case import Case, Record
 from model.errors import ConfigError
 from model.interface import Interface, read_interface
 from train.cohort import LabelledCase, outcomes, read_cohort, with_strata
 from train.config import CohortConfig
-from train.labels import to_event
+from train.labels import to_event, to_time
 
 LEOPARD = read_interface("leopard", [PRESETS])
 TIME_KEYS = ("Time_to_prog_or_FUend", "time_to_HG_recur_or_FUend")
@@ -280,6 +280,22 @@ def test_bags_lie_beside_the_data(tmp_path: Path) -> None:
     assert CohortConfig(root=tmp_path).bag_dir == tmp_path / "bags"
     assert CohortConfig(root=tmp_path / "m.csv").bag_dir == tmp_path / "bags"
     assert CohortConfig(root=tmp_path, bags=Path("elsewhere")).bag_dir == Path("elsewhere")
+
+
+@pytest.mark.parametrize("time", ["0.5", " 1 ", "1e-3"])
+def test_any_time_above_0_is_one(time: str) -> None:
+    assert to_time(time, "time") == float(time)
+
+
+def test_cases_of_a_patient_share_their_number() -> None:
+    patients = ["P2", None, "P1", "P2_", "C1"]
+    cases = [
+        LabelledCase(Case(f"C{i}"), event=True, time=1.0, centre="", patient=patient)
+        for i, patient in enumerate(patients)
+    ]
+    numbers = outcomes(cases).patient.tolist()
+    assert numbers[0] == numbers[3] and numbers[1] == numbers[4]
+    assert len(set(numbers)) == 3
 
 
 def test_blanks_around_an_event_code() -> None:

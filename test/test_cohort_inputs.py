@@ -224,6 +224,9 @@ def test_a_job_is_told_from_a_download(tmp_path: Path) -> None:
     assert (row.case_id, row.job) == ("B", None)
     assert empty == Row("C")
     assert [slide.path.name for slide in row.slides] == ["B_HE.tif"]
+    (tmp_path / "data" / "B" / "B_HE.tif").rename(tmp_path / "data" / "B" / "slide.tif")
+    with pytest.raises(ConfigError, match=r"found a folder without cases$"):
+        list_cases(tmp_path / "data", CHIMERA)
 
 
 def test_a_suffix_of_the_download_may_be_in_upper_case(tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_another_config_is_refused_and_a_bag_of_no_matter_is_not(folder: Path) -
         start(folder, without, "seed=1", "fit.max_patches=9")
 
 
+def test_genes_of_no_use_need_no_file(folder: Path) -> None:
+    (folder / "panel.txt").unlink()
+    (folder / "sets.gmt").unlink()
+    start(folder, 'fusion.settings.modalities=["clinical"]')
+
+
 def cohort(ids: list[str]) -> list[LabelledCase]:
     return [LabelledCase(Case(name), i % 2 == 0, float(i + 1), "A") for i, name in enumerate(ids)]
 

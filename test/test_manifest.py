@@ -471,3 +471,12 @@ def test_a_table_of_semicolons_is_told_in_a_short_line(tmp_path: Path) -> None:
     ) as told:
         read_tables([Row("A")], CHIMERA, rna=path, clinical=None, warn=no_warning)
     assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "columns", [{"slide": "a.tif;b.tif"}, {"slide": "a.tif;b.tif", "mask": ""}]
+)
+def test_slides_need_no_masks(tmp_path: Path, columns: dict[str, str]) -> None:
+    text = ",".join(["case_id", *columns]) + "\n" + ",".join(["A", *columns.values()]) + "\n"
+    (row,) = list_table(write(tmp_path / "m.csv", text))
+    assert row.slides == (SlideFile(tmp_path / "a.tif"), SlideFile(tmp_path / "b.tif"))

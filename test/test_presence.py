@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.cohort import LabelledCase
 from train.config import TrainConfig, read_config
 from train.crossval import check_folds
-from train.presence import check_columns, check_presence, leave_out_empty
+from train.presence import check_columns, check_presence, has_modality, leave_out_empty
 
 RECORD = Record({"G0": 1.0}, Path("record.json"))
 RNA_OR_SLIDE = {"modalities": ["slide", "rna"], "optional": ["slide", "rna"]}
@@ -57,6 +57,16 @@ def test_a_slide_is_a_file_a_bag_or_another_programs(tmp_path: Path) -> None:
         f"{tmp_path}/cases.csv: 2 of 15 cases have no slide or rna, as a prediction needs, and "
         "are left out: clinical, nothing"
     ]
+
+
+@pytest.mark.parametrize("own", ["rna", "clinical", None])
+def test_a_case_has_its_own_modalities_alone(tmp_path: Path, own: str | None) -> None:
+    case = Case("C", **({own: RECORD} if own else {}))
+    config = config_of(tmp_path, RNA_OR_SLIDE)
+    cohort = config.cohort.model_copy(update={"foreign_bags": None})
+    config = config.model_copy(update={"cohort": cohort})
+    found = [name for name in ("slide", "rna", "clinical") if has_modality(case, name, config)]
+    assert found == [own] * bool(own)
 
 
 def test_clinical_columns_of_no_use_are_named_once() -> None:
