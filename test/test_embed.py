@@ -109,6 +109,19 @@ def test_the_stamp_tells_all_that_a_bag_is_made_of(tmp_path: Path) -> None:
     }
 
 
+def test_a_bag_keeps_what_was_said_while_it_was_made(tmp_path: Path) -> None:
+    (case, *_) = make_cases(tmp_path)
+    write_mha(tmp_path / "mask.mha", np.ones((40, 20), dtype=np.uint8))
+    masked = Case("C0", (SlideFile(case.slides[0].path, tmp_path / "mask.mha"),))
+    warnings: list[str] = []
+    make_bags([masked], tmp_path / "bags", warn=warnings.append)
+    stretched = "mask.mha: 20 x 40 pixels, stretched over a slide of 96 x 96"
+    assert warnings == [f"{tmp_path}/{stretched}"]
+    stamp = bags.read_stamp(bag_path(tmp_path / "bags", "C0"))
+    assert stamp is not None
+    assert stamp.warnings == [stretched]
+
+
 # -- what is made again ----------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from mean_colour import write_tissue
 from numpy.typing import NDArray
 from synthetic import no_warning
 
-from model.bags import bag_path, identify, read_bag
+from model.bags import bag_path, identify, read_bag, update_bag
 from model.batch import Bag
 from model.case import Case, SlideFile
 from model.errors import CaseError, ConfigError
@@ -161,6 +161,7 @@ def test_what_the_files_do_not_state_is_taken_from_the_config_with_a_warning(
 
 def test_patches_that_other_programs_shrink_are_told(tmp_path: Path) -> None:
     attributes = trident_attributes(patch_size=256)
+    del attributes["overlap"]  # none, then
     write_h5(tmp_path / "C.h5", embeddings_of(), coords_of(), attributes=attributes)
     warnings: list[str] = []
     spec = PatchSpec(mpp=0.5, size_px=256, stride_px=256)
@@ -169,6 +170,31 @@ def test_patches_that_other_programs_shrink_are_told(tmp_path: Path) -> None:
         f"{tmp_path}: patches of 256 px, which most programs shrink to 224 px before they embed "
         "them, and the Predictor does not"
     ]
+
+
+def test_patches_that_no_tokens_fill_are_shrunk_here_too(tmp_path: Path) -> None:
+    attributes = trident_attributes(patch_size=250)
+    write_h5(tmp_path / "C.h5", embeddings_of(), coords_of(), attributes=attributes)
+    make(tmp_path, spec=PatchSpec(mpp=0.5, size_px=250, stride_px=250), warn=pytest.fail)
+
+
+def test_clams_bags_are_taken_at_their_word_where_the_slide_is_gone(tmp_path: Path) -> None:
+    write_h5(tmp_path / "C.h5", embeddings_of(), coords_of(), attributes=clam_attributes(4.0))
+    warnings: list[str] = []
+    bag = make(tmp_path, case=Case("C", (SlideFile(tmp_path / "C.svs"),)), warn=warnings.append)
+    check(bag, embeddings_of(), coords_of())
+    stated = "bags that do not state the size of patches in full; taken for 224 px at 0.5 µm/px"
+    assert warnings == [f"{tmp_path}: {stated}"]
+
+
+def test_features_that_lie_by_column_can_be_written(tmp_path: Path) -> None:
+    by_column = torch.from_numpy(embeddings_of()).T.contiguous().T
+    write_chimera(tmp_path, "C_HE", embeddings_of())
+    torch.save(by_column, tmp_path / "features" / "C_HE.pt")
+    maker = ForeignBags(tmp_path, UNI, HALF_MPP)
+    update_bag(tmp_path / "C.safetensors", Case("C"), maker, warn=no_warning)
+    written = read_bag(tmp_path / "C.safetensors", UNI, HALF_MPP)
+    np.testing.assert_array_equal(written.embeddings, embeddings_of())
 
 
 def test_the_file_of_the_features_knows_better(tmp_path: Path) -> None:
@@ -203,6 +229,10 @@ def test_two_slides_of_one_name_cannot_share_a_bag(tmp_path: Path) -> None:
     check_slide_names(tmp_path, slides)  # there is no bag of that name
     write_h5(tmp_path / "HE.h5", embeddings_of(), coords_of())
     check_slide_names(tmp_path, [slides[0], slides[0], tmp_path / "P3" / "other.svs"])
+    link = tmp_path / "link" / "HE.svs"
+    link.parent.mkdir()
+    link.symlink_to(slides[0])
+    check_slide_names(tmp_path, [slides[0], link])  # which is the same slide
     expected = f"HE.h5: expected one slide of that name, found {slides[0]}, {slides[1]}"
     with pytest.raises(ConfigError, match=re.escape(expected)):
         check_slide_names(tmp_path, slides)
