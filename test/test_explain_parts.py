@@ -14,7 +14,7 @@ from small_bundles import PATCHES
 from synthetic import no_warning
 from toy_fusions import NAMES, build_toy, toy_cases, without
 
-from model.batch import Bag, CaseInputs
+from model.batch import Bag, Batch, CaseInputs
 from model.explain_gradients import TOLERANCE, Attribution, attribute_risk
 from model.explain_patches import Patches, View, gather, geojson, read_squares, view_slide
 from model.explain_pictures import colour_of, contribution_bars, heatmap
@@ -50,6 +50,27 @@ def test_contributions_to_a_linear_risk_are_its_terms() -> None:
         np.testing.assert_allclose(found.parts[name], part.numpy(), atol=1e-6)
     assert found.reference == pytest.approx((1 - 0.3) / 2)
     assert found.error == pytest.approx(0, abs=1e-6)
+    assert found.steps == 16  # as more would add nothing
+
+
+def test_steps_are_doubled_until_contributions_add_up() -> None:
+    class Kinked(Linear):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return 50 * torch.relu(super().forward(batch) - super().forward(case_at(0.87)))
+
+    (case,) = toy_cases(5)
+    member = member_of(Kinked())
+    whole = member.collate([case])
+
+    def case_at(share: float) -> Batch:
+        return replace(
+            whole, bag=share * whole.bag, rna=share * whole.rna, clinical=share * whole.clinical
+        )
+
+    found = attribute_risk(member, whole)
+    assert abs(found.risk - found.reference) > 1
+    assert found.steps > 64
+    assert abs(found.error) <= TOLERANCE
 
 
 def test_contributions_are_the_integral_along_the_straight_path() -> None:

@@ -19,7 +19,7 @@ from train.loop import EpochLog, Plan
 from train.metrics import harrell_c
 from train.table_fusion import Chosen, TableEncoder, TableFusion
 from train.tables import Table, read_table
-from train.views import Genes
+from train.views import Components, Genes, Histology
 
 EVERY: tuple[Modality, ...] = ("slide", "rna", "clinical")
 SMALL = {"slide_width": 8, "attention_width": 4, "rna_widths": (8,), "dropout": 0.0}
@@ -94,6 +94,18 @@ def test_components_are_those_of_the_training_cases(table: Table) -> None:
     expected = centred @ axes[:2].T
     np.testing.assert_allclose(np.abs(rna), np.abs(expected / expected.std(axis=0)), atol=1e-5)
     assert [bag.shape for bag in encoded.bags[:3]] == [(1, 2)] * 3  # a patient's slides averaged
+
+
+def test_histology_is_the_mean_of_a_patients_slides(table: Table) -> None:
+    train = table.cases[:40]
+    slides = [bag.double().numpy() for bag in TableEncoder(table, EVERY).fit(train).bags]
+    means = np.stack([bag.mean(axis=0) for bag in slides])
+    assert len(slides[1]) == 2
+    np.testing.assert_allclose(Histology().fit(train)(table.cases), means, atol=1e-5)
+    # The patients' means are not about 0, as the slides are: one patient has two.
+    components = Components(Histology(), 2).fit(train)(train)
+    np.testing.assert_allclose(components.mean(axis=0), [0, 0], atol=1e-9)
+    np.testing.assert_allclose(components.T @ components / 40, np.eye(2), atol=1e-9)
 
 
 def test_genes_are_grouped_and_features_become_rows(table: Table) -> None:
