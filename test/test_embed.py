@@ -25,12 +25,14 @@ from model.bags import SlideEmbedder, bag_path, identify, read_bag
 from model.case import Case, SlideFile
 from model.cohort_local import local_workers
 from model.cohort_workers import Workforce
-from model.encoder import load_encoder
-from model.encoders import ENCODERS
+from model.encoder import Encoder, load_encoder
+from model.encoders import ENCODERS, EncoderSpec
 from model.errors import ConfigError, Warn
 from model.fusion.base import FusionConfig
 from train import embed
-from train.config import EmbedConfig
+from train.cohort import LabelledCase
+from train.config import EmbedConfig, TrainConfig
+from train.dataset import Bags
 from train.embed import CaseEmbedder, embed_cohort, embed_in_parallel
 
 KILLED_RUN = """
@@ -279,6 +281,60 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert (killed / "bags" / name).read_bytes() == (whole / "bags" / name).read_bytes()
 
 
+# -- of a run --------------------------------------------------------------------------------------
+
+
+def run_config(folder: Path, modality: str, **cohort: object) -> TrainConfig:
+    content = {
+        "output": folder / "run",
+        "cohort": {"root": folder / "cases.csv", "bags": folder / "bags", **cohort},
+        "encoder": {"weights": [folder / "weights"]},
+        "fusion": {"name": "concat", "settings": {"modalities": [modality], "optional": []}},
+        "patches": PATCHES.model_dump(),
+    }
+    return TrainConfig.model_validate(content)
+
+
+def bags_of_a_run(config: TrainConfig, cases: list[Case]) -> Bags:
+    labelled = [LabelledCase(case, event=True, time=1.0, centre="") for case in cases]
+    return embed.make_bags(config, labelled, warn=no_warning, progress=lambda *_: None)
+
+
+def test_a_run_embeds_slides_where_its_fusion_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, ...]] = []
+
+    def load(spec: EncoderSpec, *, weights_dirs: tuple[Path, ...], device: torch.device) -> Encoder:
+        asked.append(weights_dirs)
+        return mean_colour()
+
+    monkeypatch.setattr(embed, "load_encoder", load)
+    cases = make_cases(tmp_path, 2)
+    bags_of_a_run(run_config(tmp_path, "rna"), cases)
+    assert not (tmp_path / "bags").exists()
+    found = bags_of_a_run(run_config(tmp_path, "slide"), cases)
+    assert asked == [(tmp_path / "weights",)]
+    make_bags(cases, tmp_path / "expected")
+    assert same_bags(tmp_path / "bags", tmp_path / "expected")
+    bag = found.get("C1")
+    assert bag is not None and len(bag.embeddings) == 18
+
+
+def test_a_run_takes_bags_of_another_program_in_place_of_slides(tmp_path: Path) -> None:
+    spec = ENCODERS["efficientnet_lite0"]
+    features = torch.randn(3, spec.width)
+    (tmp_path / "foreign").mkdir()
+    torch.save(features, tmp_path / "foreign" / "C0_0.pt")
+    (case, *_) = make_cases(tmp_path)
+    config = run_config(tmp_path, "slide", foreign_bags=tmp_path / "foreign")
+    labelled = [LabelledCase(case, event=True, time=1.0, centre="")]
+    taken = embed.make_bags(config, labelled, warn=lambda text: None, progress=lambda *_: None)
+    bag = taken.get("C0")
+    assert bag is not None
+    assert torch.equal(bag.embeddings, features)
+
+
 # -- identity --------------------------------------------------------------------------------------
 
 
@@ -335,12 +391,12 @@ def embed_on(workforce: Workforce, cases: list[Case], directory: Path, warn: War
     embed_in_parallel(cases, work, workforce, warn=warn, progress=lambda done, total: None)
 
 
-def embed_here(cases: list[Case], directory: Path) -> None:
+def embed_here(cases: list[Case], directory: Path, *, warn: Warn = no_warning) -> None:
     encoder = load_encoder(
         ENCODERS["efficientnet_lite0"], weights_dirs=(), device=torch.device("cpu")
     )
     maker = SlideEmbedder(encoder, PATCHES, FusionConfig())
-    embed_cohort(cases, maker, directory, warn=no_warning, progress=lambda done, total: None)
+    embed_cohort(cases, maker, directory, warn=warn, progress=lambda done, total: None)
 
 
 def same_bags(left: Path, right: Path) -> bool:
@@ -350,8 +406,10 @@ def same_bags(left: Path, right: Path) -> bool:
 
 
 def test_workers_make_the_same_bags_and_name_what_failed(tmp_path: Path) -> None:
-    cases = make_cases(tmp_path)
-    embed_here(cases, tmp_path / "here")
+    first, *others = make_cases(tmp_path)
+    write_mha(tmp_path / "mask.mha", np.zeros((96, 96), dtype=np.uint8))
+    cases = [Case("C0", (SlideFile(first.slides[0].path, tmp_path / "mask.mha"),)), *others]
+    embed_here(cases, tmp_path / "here", warn=lambda text: None)
     (tmp_path / "broken.mha").write_bytes(b"no slide")
     broken = Case("C9", (SlideFile(tmp_path / "broken.mha"),))
     warnings: list[str] = []
@@ -361,6 +419,7 @@ def test_workers_make_the_same_bags_and_name_what_failed(tmp_path: Path) -> None
     ):
         embed_on(INLINE, [broken, *cases], tmp_path / "workers", warnings.append)
     assert [line for line in warnings if line.startswith("case C9: ")]
+    assert [line for line in warnings if "a mask without tissue" in line]
     assert same_bags(tmp_path / "here", tmp_path / "workers")
 
 
