@@ -16,10 +16,10 @@ from toy_fusions import NAMES, build_toy, toy_cases, without
 
 from model.batch import Bag, Batch, CaseInputs
 from model.explain_gradients import TOLERANCE, Attribution, attribute_risk
-from model.explain_patches import Patches, View, gather, geojson, read_squares, view_slide
+from model.explain_patches import Patches, View, attend, gather, geojson, read_squares, view_slide
 from model.explain_pictures import colour_of, contribution_bars, heatmap
 from model.member import Member
-from model.patches import patch_grid, read_patches
+from model.patches import PatchSpec, patch_grid, read_patches
 from model.pixels import WholeSource
 from model.slide import Slide
 from model.tissue_mask import find_tissue
@@ -125,6 +125,16 @@ def patches_of(attention: list[float], *, side_px: int = 10) -> Patches:
     return gather(bag, np.array(attention), np.zeros(count))
 
 
+def test_the_attention_to_patches_is_the_mean_over_members() -> None:
+    class Second(Linear):
+        def attention(self, batch: Batch) -> torch.Tensor:
+            return torch.eye(batch.mask.shape[1])[1:2]
+
+    members = [member_of(fusion) for fusion in (Linear(), Linear(), Linear(), Second())]
+    batches = [member.collate(toy_cases(3)) for member in members]
+    assert attend(members, batches).tolist() == [0.75, 0.25, 0]
+
+
 def test_percentiles_and_what_leads() -> None:
     patches = patches_of([0.1, 0.4, 0.1, 0.3, 0.1])
     assert patches.percentile.tolist() == [30, 90, 30, 70, 30]
@@ -150,10 +160,13 @@ def test_qupath_counts_from_the_corner_of_what_was_scanned() -> None:
         np.full((400, 1000, 3), 255, np.uint8),
         {f"openslide.bounds-{name}": str(value) for name, value in scanned.items()},
     )
-    view = view_slide(Slide(Path("slide.mrxs"), source, 0.5), PATCHES, 100)
+    spec = PatchSpec(mpp=1.0, size_px=40, stride_px=40)
+    view = view_slide(Slide(Path("slide.mrxs"), source, 0.5), spec, 100)
     patches = patches_of([0.5, 0.5], side_px=310)
     found = json.loads(geojson("C1", Path("slide.mrxs"), patches, view, colour_of(np.zeros(2))))
-    assert found["features"][1]["geometry"]["coordinates"][0][0] == [10, -200]
+    (ring,) = found["features"][1]["geometry"]["coordinates"]
+    # 40 µm are 80 pixels of level 0.
+    assert ring == [[10, -200], [90, -200], [90, -120], [10, -120], [10, -200]]
 
 
 def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
