@@ -43,6 +43,13 @@ def test_every_metric_is_that_of_the_metrics_module(cohort, forecast):
     rows = by_name(evaluate_risks(risk, outcome, forecast, unit="months", resamples=20))
     tau = follow_up_end(outcome)
     assert rows["harrell_c"].value.value == harrell_c(risk, outcome)
+    in_resamples = [
+        harrell_c(risk[drawn], outcome.take(drawn))
+        for drawn in bootstrap(outcome, resamples=20, seed=0, apart=True)
+    ]
+    assert (rows["harrell_c"].value.low, rows["harrell_c"].value.high) == pytest.approx(
+        tuple(np.percentile(in_resamples, [2.5, 97.5])), abs=1e-12
+    )
     assert rows["uno_c"].value.value == uno_c(risk, outcome, train=outcome, tau=tau)
     for months in (12, 36, 60):
         auc = dynamic_auc(risk, outcome, train=outcome, at=months)
@@ -55,7 +62,9 @@ def test_every_metric_is_that_of_the_metrics_module(cohort, forecast):
     end = min(tau, forecast.tau)
     restricted = time_error_restricted(forecast.time, outcome, train=outcome, tau=end)
     assert rows["error_restricted"].value.value == restricted
-    assert rows["logrank_2_groups"].value.value == logrank_groups(forecast.groups(2), outcome)
+    for n in (2, 3):
+        p = rows[f"logrank_{n}_groups"].value.value
+        assert p == logrank_groups(forecast.groups(n), outcome)
     grid = np.linspace(np.sort(outcome.time[outcome.event])[3], end, 30)  # 4 of 71 events before
     brier = partial(integrated_brier, train=outcome, times=grid)
     own, alike = forecast.survival(grid), forecast.alike_survival(grid)

@@ -102,15 +102,17 @@ def test_oracle_risk_ranks_the_outcomes() -> None:
     assert latents.event.mean() == pytest.approx(0.36, abs=0.01)
 
 
-def test_outcomes_follow_the_written_process() -> None:
-    latents = simulate_latents(1000, 1.0, 2)
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_outcomes_follow_the_written_process(lam: float) -> None:
+    latents = simulate_latents(1000, lam, 2)
     assert (latents.h.shape, latents.r.shape, latents.c.shape) == ((1000, 8), (1000, 8), (1000, 4))
     h, r, c = latents.h, latents.r, latents.c
-    expected = 1.5 * (h[:, 0] * r[:, 0] + h[:, 1] * c[:, 0] + r[:, 1] * c[:, 1]) / np.sqrt(3)
-    np.testing.assert_allclose(latents.eta, expected)
+    products = h[:, 0] * r[:, 0] + h[:, 1] * c[:, 0] + r[:, 1] * c[:, 1]
+    parts = lam**0.5 * products + (1 - lam) ** 0.5 * (h + r)[:, 0] + (1 - lam) ** 0.5 * c[:, 0]
+    np.testing.assert_allclose(latents.eta, 1.5 * parts / np.sqrt(3))
     assert latents.event.mean() == pytest.approx(0.36, abs=0.01)
     # With products alone, no factor on its own tells anything.
-    for factors in (h, r, c):
+    for factors in (h, r, c) if lam == 1 else ():
         for column in factors.T:
             c_index = concordance_index_censored(latents.event, latents.time, column)[0]
             assert abs(c_index - 0.5) < 0.06
