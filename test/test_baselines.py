@@ -35,6 +35,7 @@ from train.views import (
     Components,
     FloatArray,
     Genes,
+    Histology,
     MeanEmbedding,
     Together,
     View,
@@ -393,3 +394,10 @@ def test_baselines_are_those_that_the_modalities_allow() -> None:
     for name in ("clinical Cox", "RNA Cox, 20 components", "joint Cox", "late fusion"):
         assert concordance(out_of_fold(both[name], cases, tests), cases) > 0.55, name
     assert every["late fusion, RNA + clinical"] == both["late fusion"]
+
+
+def test_slides_are_seen_as_the_run_says() -> None:
+    bags = MeanEmbedding(None)  # type: ignore[arg-type]
+    for said, seen in ((bags, bags), (None, Histology())):
+        baselines = build_baselines(["slide"], SCHEMA, histology=said)
+        assert baselines["histology Cox, 20 components"] == RidgeCox(Components(seen))
