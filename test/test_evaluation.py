@@ -136,6 +136,16 @@ def test_late_first_events_leave_nothing_to_integrate(cohort, forecast):
         assert rows[name].value == Unavailable("too few events within the follow-up")
 
 
+@pytest.mark.parametrize(("n", "first"), [(40, 3), (100, 5), (101, 6)])
+def test_an_integral_starts_at_a_twentieth_of_the_events_and_three_at_least(n, first):
+    time = np.arange(1.0, n + 1)
+    outcome = Outcome(event=np.ones(n, dtype=bool), time=time)
+    rows = by_name(evaluate_risks(-time, outcome, Unavailable("none"), unit="months", resamples=0))
+    end = f"{follow_up_end(outcome):.4g}"
+    assert rows["auc_integrated"].title == f"AUC, integrated from {first} to {end} months"
+    assert rows["auc_integrated"].value.value == pytest.approx(1)
+
+
 def test_the_follow_up_ends_before_an_administrative_end():
     time = np.append(np.arange(1.0, 51.0), np.full(50, 60.0))
     assert follow_up_end(Outcome(event=time < 30, time=time)) == 50

@@ -47,6 +47,14 @@ def test_a_csv_is_read(tmp_path: Path) -> None:
     assert sets == {"HYPOXIA": HYPOXIA, "DNA/REPAIR": ("POLB",), "ONE": ("TP53",)}
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("sets.gmt", " A \tx\t TP53\t\tKRT5 \t \n"), ("sets.csv", " A\n TP53\n \nKRT5 \n")],
+)
+def test_spaces_have_no_meaning(tmp_path: Path, name: str, text: str) -> None:
+    assert read_gene_sets(write(tmp_path / name, text)) == {"A": ("TP53", "KRT5")}
+
+
 @pytest.mark.parametrize(("suffix", "text"), [(".gmt", GMT), (".CSV", CSV)])
 def test_compression_windows_and_excel_do_not_matter(
     tmp_path: Path, suffix: str, text: str

@@ -44,8 +44,8 @@ def test_ranks_are_compared_where_there_are_values() -> None:
 
 
 def ordered_cases(values: list[float | None], without: int) -> list[LabelledCase]:
-    """Return cases whose only gene has these values, from early to late, and some without RNA."""
-    own = [Record({} if x is None else {"G": x}, Path("rna.csv")) for x in values]
+    """Return cases with these values of G, from early to late, one of H, and some without RNA."""
+    own = [Record({"H": 1.0} | ({} if x is None else {"G": x}), Path("rna.csv")) for x in values]
     records = [*own, *([None] * without)]
     return [
         LabelledCase(Case(f"C{i}", rna=record), event=i % 2 == 0, time=1.0 + i, centre="")
