@@ -234,6 +234,19 @@ def test_cpu(
     assert has_bfloat16(CPU) == expected
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_emulates_bfloat16_has_none(
+    monkeypatch: pytest.MonkeyPatch, *, native: bool
+) -> None:
+    """Whatever the processor beside it has."""
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert has_bfloat16(torch.device("cuda")) is native
+
+
 @pytest.mark.parametrize(
     ("device", "native", "wanted", "found"),
     [
