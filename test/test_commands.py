@@ -346,7 +346,9 @@ def test_a_model_that_gives_all_cases_one_risk_is_told_before_the_report(
     assert told.startswith(start)
     assert not (run.parent / "run" / "report.html").exists()
     header, *rows = read_table(run.parent / "run" / "out_of_fold.csv")
-    assert (header[-1], {row[-1] for row in rows}) == ("risk", {"0.0"})
+    assert header == ["case_id", "event", "time", "risk"]
+    labels = read_table(run.parent / "cases.csv")[1:]
+    assert rows == [[name, event, f"{time}.0", "0.0"] for name, event, time, _ in labels]
 
 
 # -- evaluate --------------------------------------------------------------------------------------
