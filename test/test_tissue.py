@@ -1,6 +1,7 @@
 """Tissue found by its colour."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,6 +29,28 @@ class TestDetect:
         truth = picture[1][y, x]
         found = mask.coverage > 0
         assert (found & truth).sum() / (found | truth).sum() > 0.93
+
+    @pytest.mark.parametrize(
+        ("width_px", "mpp", "cell_um"),
+        [
+            (40_000, 0.25, (5, 10)),
+            (20_000, 0.5, (5, 10)),
+            (2_000, 0.25, (2, 5)),
+            (400_000, 0.25, (40, 60)),
+        ],
+    )
+    def test_cells_are_of_micrometres_whatever_the_scanner(
+        self, width_px: int, mpp: float, cell_um: tuple[int, int]
+    ) -> None:
+        """Smaller on biopsies, and larger only where there would be millions of them."""
+        slide = Mock(width_px=width_px, height_px=width_px // 2, mpp=mpp)
+        slide.thumbnail.return_value = Mock(
+            values=np.zeros((2, 2, 3), dtype=np.uint8), downsample=(1.0, 1.0)
+        )
+        TissueMask.detect(slide)
+        (asked_px,) = slide.thumbnail.call_args.args
+        least, most = cell_um
+        assert least <= width_px * mpp / asked_px <= most
 
     def test_blank_slide(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
