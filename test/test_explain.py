@@ -249,9 +249,10 @@ def test_bags_of_other_programs_may_lack_what_pictures_need(
 def test_equal_attention_is_told_unless_there_is_one_patch(tmp_path: Path) -> None:
     line = "attention: every patch has the same, so those that lead are merely the first"
     bundle = make_bundle("meanpool", patches=PATCHES)
-    for count, is_told in ((6, True), (1, False)):
-        _, said, _ = explain_toy(bundle, tmp_path, bag=toy_bag(count))
+    for count, is_told, half in ((7, True, 4), (1, False, 1)):
+        found, said, _ = explain_toy(bundle, tmp_path, bag=toy_bag(count))
         assert (line in said) == is_told
+        assert found.half_of_attention == half
 
 
 def test_a_case_without_slides(tmp_path: Path) -> None:
