@@ -44,6 +44,8 @@ def test_inputs_show_the_latents_and_outcomes_are_theirs() -> None:
         shown = case.bag[case.bag[:, -1] == 1][:, :-1].mean(dim=0)
         assert shown.numpy() == pytest.approx(latents.h[row], abs=1e-5)
         assert torch.equal(case.clinical_tokens.sum(dim=0), case.clinical)
+        assert case.coords is not None
+        assert len({(x, y) for x, y in case.coords.tolist()}) == len(case.bag)
     assert fold.dims.gene_sets["set 4"] == (0, 1, 6, 7)
     assert (fold.dims.embedding, fold.dims.genes, fold.dims.clinical) == (9, 8, 4)
     late = slice(30, None)

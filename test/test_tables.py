@@ -57,6 +57,19 @@ def test_both_sources_read_the_same_patients_alike(data: Path) -> None:
     assert Counter(c.event for c in first.cases)[True] > 20
 
 
+def test_stages_are_numbers_in_their_order(data: Path) -> None:
+    raw = pd.read_csv(data / "tcga/survpath/tcga_abcd_clinical.csv.gz").set_index("case_id")
+    stages = ["0", "I", "II", "III", "IV"]
+    seen = set()
+    for case in read(data, "clinical").cases:
+        written = raw["stage"][case.case_id]
+        if written in stages:
+            assert case.case.clinical is not None
+            assert case.case.clinical.values["stage"] == stages.index(written)
+            seen.add(written)
+    assert seen == {"I", "II", "III", "IV"}
+
+
 def test_censorship_becomes_event(data: Path) -> None:
     table = read(data, "clinical")
     raw = pd.read_csv(data / "tcga/survpath/tcga_abcd_metadata.csv.gz").drop_duplicates("case_id")
