@@ -110,53 +110,6 @@ def test_the_json_has_every_number(written):
     assert "figures" not in numbers
 
 
-def test_the_numbers_are_those_of_the_run(tmp_path):
-    cases, log_hazard = make_cases(90)
-    results = make_results(cases, log_hazard, repeats=2)
-    report = training_report(
-        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
-    )
-    risk = out_of_fold_risk(results, len(cases))
-    assert report.evaluation.metrics[0].value.value == harrell_c(risk, outcomes(cases))
-    groups = np.empty(len(cases), dtype=int)
-    for test in first_repeat(results):
-        rest = np.setdiff1d(np.arange(len(cases)), test)
-        groups[test] = risk_groups(risk[test], train_risk=risk[rest], n_groups=2)
-    (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
-    assert halves.value.value == logrank_groups(groups, outcomes(cases))
-    assert report.verdict.beats is None
-
-
-def test_cases_are_not_called_patients(tmp_path):
-    """Two cases of each patient, in a fold each."""
-    cases, log_hazard = make_cases(90)
-    pairs = [replace(case, patient=f"Q{i // 2}") for i, case in enumerate(cases)]
-    results = make_results(pairs, log_hazard)
-    report = training_report(
-        make_run(tmp_path, pairs), results, baselines=[], provenance=PROVENANCE, resamples=5
-    )
-    page = write_report(tmp_path, report).read_text()
-    assert "<strong>90</strong> cases of <strong>45</strong> patients" in page
-    assert (report.evaluation.n, report.evaluation.patients) == (90, 45)
-    assert (report.cohort[0].n, report.cohort[0].patients) == (90, 45)
-    assert str(report.evaluation.metrics[0].value).count("90 cases of 45 patients") == 1
-    assert "the test wants one case of each patient, and some have several" in page
-
-
-def test_an_interval_that_is_lacking_is_said(tmp_path):
-    cases, log_hazard = make_cases(90)
-    results = make_results(cases, log_hazard)
-    report = training_report(
-        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
-    )
-    page = write_report(tmp_path, report).read_text()
-    c = f"{report.evaluation.metrics[0].value.value:.3f}"
-    assert f'{c} <span class="ci">no interval</span>' in page
-    assert "0.500 " not in page  # of equal risks none is asked for
-    centre = report.evaluation.centres["3A"]
-    assert f"<th>3A</th><td>{centre.n}</td><td>{centre.events}</td><td>" in page
-
-
 def test_the_page_stands_on_its_own(written):
     _, _, text = written
     page = Page(text)
@@ -292,6 +245,9 @@ def test_the_page_in_a_browser(tmp_path, width):
         assert (np.abs(picture - colour).max(axis=2) < 12).sum() > 300
 
 
+# ---------------------------------------------------------------- without figures
+
+
 def test_the_verdict_says_that_a_baseline_is_lacking(tmp_path: Path, quick_training: None) -> None:
     cases, risk = make_cases(60)
     found = training_report(
@@ -336,3 +292,50 @@ def test_a_bag_counts_where_the_slide_is_gone(tmp_path: Path, quick_training: No
         run, make_results(cases, risk), baselines=[], provenance={}, resamples=0
     )
     assert found.cohort[0].slide == 7
+
+
+def test_the_numbers_are_those_of_the_run(tmp_path, quick_training):
+    cases, log_hazard = make_cases(90)
+    results = make_results(cases, log_hazard, repeats=2)
+    report = training_report(
+        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
+    )
+    risk = out_of_fold_risk(results, len(cases))
+    assert report.evaluation.metrics[0].value.value == harrell_c(risk, outcomes(cases))
+    groups = np.empty(len(cases), dtype=int)
+    for test in first_repeat(results):
+        rest = np.setdiff1d(np.arange(len(cases)), test)
+        groups[test] = risk_groups(risk[test], train_risk=risk[rest], n_groups=2)
+    (halves,) = [row for row in report.evaluation.metrics if row.name == "logrank_2_groups"]
+    assert halves.value.value == logrank_groups(groups, outcomes(cases))
+    assert report.verdict.beats is None
+
+
+def test_cases_are_not_called_patients(tmp_path, quick_training):
+    """Two cases of each patient, in a fold each."""
+    cases, log_hazard = make_cases(90)
+    pairs = [replace(case, patient=f"Q{i // 2}") for i, case in enumerate(cases)]
+    results = make_results(pairs, log_hazard)
+    report = training_report(
+        make_run(tmp_path, pairs), results, baselines=[], provenance=PROVENANCE, resamples=5
+    )
+    page = write_report(tmp_path, report).read_text()
+    assert "<strong>90</strong> cases of <strong>45</strong> patients" in page
+    assert (report.evaluation.n, report.evaluation.patients) == (90, 45)
+    assert (report.cohort[0].n, report.cohort[0].patients) == (90, 45)
+    assert str(report.evaluation.metrics[0].value).count("90 cases of 45 patients") == 1
+    assert "the test wants one case of each patient, and some have several" in page
+
+
+def test_an_interval_that_is_lacking_is_said(tmp_path, quick_training):
+    cases, log_hazard = make_cases(90)
+    results = make_results(cases, log_hazard)
+    report = training_report(
+        make_run(tmp_path, cases), results, baselines=[], provenance={}, resamples=0
+    )
+    page = write_report(tmp_path, report).read_text()
+    c = f"{report.evaluation.metrics[0].value.value:.3f}"
+    assert f'{c} <span class="ci">no interval</span>' in page
+    assert "0.500 " not in page  # of equal risks none is asked for
+    centre = report.evaluation.centres["3A"]
+    assert f"<th>3A</th><td>{centre.n}</td><td>{centre.events}</td><td>" in page
