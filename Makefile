@@ -25,7 +25,7 @@ test: $(VENV)/.dev  ## run the fast tests
 	@echo "Running the fast tests (make test-slow has the others)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.dev  ## run the tests that take minutes
+test-slow: $(VENV)/.dev  ## run the others: seconds to minutes each
 	@echo "Running the slow tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow --durations=10
 

@@ -175,6 +175,7 @@ def test_ridge_cox_minimises_its_penalised_likelihood(genes: int) -> None:
     np.testing.assert_allclose(ours, theirs - theirs.mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_follows_the_signal() -> None:
     """Of pure noise the inner folds keep nothing, of a strong signal much."""
     sd = {}
@@ -226,6 +227,7 @@ def test_columns_that_never_vary_carry_no_risk(view: View) -> None:
     np.testing.assert_array_equal(RidgeCox(view).fit(cases)(cases), np.zeros(40))
 
 
+@pytest.mark.slow
 def test_the_forest_finds_what_is_not_linear() -> None:
     rng = np.random.default_rng(7)
     x = rng.normal(size=(300, 3))
@@ -245,6 +247,7 @@ def test_the_forest_finds_what_is_not_linear() -> None:
     np.testing.assert_array_equal(forest, Forest(view, trees=50).fit(train)(others))
 
 
+@pytest.mark.slow
 def test_late_fusion_adds_z_scores() -> None:
     train, others = make_cases(), make_cases(40, seed=1)
     parts = (RidgeCox(Clinical(SCHEMA)), RidgeCox(Genes()))
@@ -270,6 +273,7 @@ def test_kaplan_meier_knows_no_patient() -> None:
 # -- folds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_test_fold_does_not_touch_its_own_risks() -> None:
     """Other outcomes of the test cases leave the model that scores them as it was."""
     cases = make_cases()
@@ -286,6 +290,7 @@ def test_a_test_fold_does_not_touch_its_own_risks() -> None:
     assert not np.allclose(second[40:], first[40:])
 
 
+@pytest.mark.slow
 def test_risks_of_repeated_folds_are_averaged() -> None:
     cases = make_cases()
     model = RidgeCox(Clinical(SCHEMA))
@@ -352,6 +357,7 @@ def without(cases: Sequence[LabelledCase], genes: set[str]) -> list[LabelledCase
     return changed
 
 
+@pytest.mark.slow
 def test_baselines_see_the_genes_of_the_run(tmp_path: Path) -> None:
     cases = without(make_cases(90), {"G28", "G29"})
     tests = [np.arange(0, 90, 2), np.arange(1, 90, 2)]
@@ -376,6 +382,7 @@ def test_baselines_see_the_genes_of_the_run(tmp_path: Path) -> None:
         assert concordance(risk(config), cases) > 0.55
 
 
+@pytest.mark.slow
 def test_baselines_are_those_that_the_modalities_allow() -> None:
     clinical = build_baselines(["clinical"], SCHEMA)
     assert list(clinical) == ["Kaplan-Meier", "clinical Cox", "random survival forest"]

@@ -236,6 +236,7 @@ def test_progression_has_its_own_events_and_times(config: Path, source: Source) 
 # -- the scores ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_counts_the_pairs_and_names_them_by_cohort() -> None:
     page = summary([made_up(noise=0.2), made_up(noise=4.0)], (), "x.png")
 
@@ -246,6 +247,7 @@ def test_the_page_counts_the_pairs_and_names_them_by_cohort() -> None:
     assert worse == "- **ABCD, clinical**, against clinical Cox. Better: none. Worse: fusion."
 
 
+@pytest.mark.slow
 def test_a_cell_is_empty_where_a_fusion_cannot_run() -> None:
     scores = made_up(noise=1.0)
     less = replace(scores, lines=scores.lines[:-1])
@@ -275,6 +277,7 @@ def made_up(*, noise: float) -> Scores:
     return score(CohortRisks(cohort, outcome, np.arange(n) % 3, models), resamples=100)
 
 
+@pytest.mark.slow
 def test_lines_hold_c_indices_and_leads() -> None:
     scores = made_up(noise=0.2)
     cox, nothing, concat, fusion = scores.lines
@@ -298,6 +301,7 @@ def test_lines_hold_c_indices_and_leads() -> None:
     assert concat.gain is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "pattern"),
     [

@@ -175,6 +175,7 @@ def test_times_keep_the_order_of_the_risks(kind):
             assert (np.diff(fitted.time(grid)) < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rmst", "median", "kmq"])
 def test_times_stay_strict_for_wild_training_risks(kind):
     """Heavy tails and perfect risks stretch the log hazards over dozens of units."""

@@ -405,6 +405,7 @@ def same_bags(left: Path, right: Path) -> bool:
     return all((left / name).read_bytes() == (right / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_bags_and_name_what_failed(tmp_path: Path) -> None:
     first, *others = make_cases(tmp_path)
     write_mha(tmp_path / "mask.mha", np.zeros((96, 96), dtype=np.uint8))

@@ -70,6 +70,7 @@ def test_embeddings_of_a_users_weights(tmp_path: Path, spec_id: str, name: str) 
     assert (found[0] - found[1]).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_resnet50_file_with_its_classifier(tmp_path: Path) -> None:
     network: Any = timm.create_model("resnet50", pretrained=False).eval()
     torch.save(network.state_dict(), tmp_path / "pytorch_model.bin")

@@ -17,6 +17,7 @@ def test_registry_has_a_published_row_for_every_encoder() -> None:
     assert all(spec_id == spec.id for spec_id, spec in ENCODERS.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec_id", ENCODERS)
 def test_preprocessing_and_size_are_the_published_ones(spec_id: str) -> None:
     spec = ENCODERS[spec_id]

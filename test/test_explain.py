@@ -231,6 +231,7 @@ def test_slides_that_are_gone_leave_the_rest(tmp_path: Path) -> None:
     assert [patch.number for patch in found.leading_patches] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slides", "step", "reason"),
     [

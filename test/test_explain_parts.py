@@ -73,6 +73,7 @@ def test_steps_are_doubled_until_contributions_add_up() -> None:
     assert abs(found.error) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_contributions_are_the_integral_along_the_straight_path() -> None:
     (case,) = toy_cases(9)
     member = member_of(build_toy("pairwise_residual"))
@@ -96,6 +97,7 @@ def test_contributions_are_the_integral_along_the_straight_path() -> None:
     np.testing.assert_allclose(found.parts["clinical"], clinical, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fusion_can_be_explained(name: str) -> None:
     (case,) = toy_cases(12)
@@ -169,6 +171,7 @@ def test_qupath_counts_from_the_corner_of_what_was_scanned() -> None:
     assert ring == [[10, -200], [90, -200], [90, -120], [10, -120], [10, -200]]
 
 
+@pytest.mark.slow
 def test_the_heatmap_colours_a_patch_where_it_lies() -> None:
     white = np.full((300, 400, 3), 255, dtype=np.uint8)
     view = View(white, downsample=(2.0, 2.0), mpp=0.5, side_px=100)
@@ -190,6 +193,7 @@ def test_dollars_are_no_mathematics() -> None:
     contribution_bars(r"Case $P_1_2$", {r"record \$": [(r"site = $\A$", 1.0)]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 1400, 3), (1400, 7, 3), (60, 1400, 3), (1400, 60, 3)])
 def test_the_slide_may_be_thin(shape: tuple[int, ...]) -> None:
     """Where the words have no room, matplotlib warns, and tests fail on warnings."""

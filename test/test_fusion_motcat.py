@@ -74,6 +74,7 @@ def test_both_ways_to_sum_give_the_same_plan(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(transport(genes, bag, AS_PUBLISHED), by_products, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mass", [1e-6, 0.5, 1e6])
 @pytest.mark.parametrize("entropy", [1e-9, 0.0049, 0.005, 1e6])
 def test_a_plan_is_finite_whatever_its_weights(entropy: float, mass: float) -> None:

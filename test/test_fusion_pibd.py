@@ -128,6 +128,7 @@ def test_vectors_lower_the_bound_and_the_estimator_its_own_surprise() -> None:
     assert all(value.grad is not None and value.grad.any() for value in club.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dependent", [True, False])
 def test_the_bound_tells_dependent_from_independent(dependent: bool) -> None:
     torch.manual_seed(6)

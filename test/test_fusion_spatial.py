@@ -86,6 +86,7 @@ def test_a_slide_knows_nothing_of_where_another_lies(name: str) -> None:
     assert not torch.allclose(fusion(collate([case], DIMS)), one, atol=1e-6)
 
 
+@pytest.mark.slow
 @each_place
 @pytest.mark.parametrize("most", [1, 8])
 def test_nearest_patches(coords: torch.Tensor, most: int) -> None:

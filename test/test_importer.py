@@ -17,6 +17,7 @@ from model.predictor import Predictor
 from train.importer import import_checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("categories", [10, 11])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_bundle_predicts_what_the_checkpoint_does(

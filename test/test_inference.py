@@ -105,6 +105,7 @@ def test_the_sample_job_is_answered_by_the_default_bundle(
     assert " to 103.0 or later) from slide, rna, clinical\n" in outcome.out
 
 
+@pytest.mark.slow
 def test_the_default_bundle_does_without_any_two_modalities(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +173,7 @@ def test_without_arguments_it_is_the_platforms_container() -> None:
     assert ROOT / "resources" == inference.RESOURCES
 
 
+@pytest.mark.slow
 def test_a_mounted_bundle_comes_before_the_images_and_an_argument_before_both(
     tmp_path: Path,
     job: Path,

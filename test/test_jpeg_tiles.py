@@ -120,6 +120,7 @@ class TestEqualToOpenSlide:
         assert (found[0] == 255).all() == (index == 0)
         np.testing.assert_array_equal(found, plain(path, SPEC))
 
+    @pytest.mark.slow
     @real
     @pytest.mark.parametrize(
         ("name", "mpp"),

@@ -137,6 +137,7 @@ def test_each_batch_of_an_epoch_has_a_dropout_of_its_own() -> None:
     assert whole.seed == (0, 0)  # so that fits in full batch stay what they were
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_scores_in_float32() -> None:
     fold = make_fold()
     config = FIT.model_copy(update={"chunk_patches": 30, "precision": "bfloat16"})

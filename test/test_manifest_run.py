@@ -105,6 +105,7 @@ def test_centres_of_one_case_each_are_one_stratum(
     assert f"warning: {expected}" in told
 
 
+@pytest.mark.slow
 def test_baselines_that_fail_are_left_out(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

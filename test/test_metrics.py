@@ -186,6 +186,7 @@ def test_brier_recovers_what_censoring_hides_in_times_of_many_months(months):
     assert found == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_right_curves_beat_kaplan_meier_and_the_wrong_ones_do_not():
     risk, outcome = cohort(3, n=400)
     km = lifelines.KaplanMeierFitter().fit(outcome.time, outcome.event)

@@ -97,6 +97,7 @@ class TestAverageTo:
 
 
 class TestCutSquares:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("side_px", "step_px", "tile_px"),
         [

@@ -49,6 +49,7 @@ def test_tensors_of_two_devices_do_not_meet(
         mixed(torch.ones(3, device=elsewhere))
 
 
+@pytest.mark.slow
 @each_fusion
 def test_a_fusion_computes_where_its_batch_is(name: str, elsewhere: torch.device) -> None:
     fusion, batch = build_toy(name), collate(toy_cases(5, 1, 3), DIMS)

@@ -60,6 +60,7 @@ class TestOverview:
             expected = slide.thumbnail(most_px)
         np.testing.assert_array_equal(overview.values, expected.values)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("tile_px", [256, 1024, 2048])
     def test_each_tile_is_decoded_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile_px: int

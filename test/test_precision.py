@@ -84,6 +84,7 @@ class TestPadEvenly:
 
 
 class TestFold:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50"])
     def test_changes_no_feature(self, name: str) -> None:
         torch.manual_seed(0)
@@ -125,6 +126,7 @@ each_dtype = pytest.mark.parametrize(
 
 
 class TestPack:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50"])
     @each_dtype
     def test_changes_no_more_than_rounding(

@@ -55,6 +55,7 @@ def page_faults(how: str) -> int:
     return int(run_apart(PROBE, how).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
 def test_freed_memory_is_kept() -> None:
     plain = page_faults("plain")

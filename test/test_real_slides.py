@@ -30,6 +30,7 @@ def profile() -> dict[str, float]:
     return dict(zip(genes, values, strict=True)) | simulated
 
 
+@pytest.mark.slow
 def test_a_pyramid_with_its_mask_is_answered_for_both_real_records(
     tmp_path: Path, profile: dict[str, float], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_pyramid_with_its_mask_is_answered_for_both_real_records(
     assert all(0 < answer < 250 for answer in answers)
 
 
+@pytest.mark.slow
 def test_the_same_slide_as_svs_is_answered_without_a_mask(
     tmp_path: Path, profile: dict[str, float], capfd: pytest.CaptureFixture[str]
 ) -> None:

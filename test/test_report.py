@@ -122,6 +122,7 @@ def test_the_page_stands_on_its_own(written):
     assert "<b>Cox</b>" not in text and "clinical &lt;b&gt;Cox&lt;/b&gt;" in text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page_and_no_other_file(tmp_path, written):
     again = write_report(tmp_path, make_report(tmp_path)).read_text(encoding="utf-8")
     # The settings name the run's folder.
@@ -142,6 +143,7 @@ def test_years_and_no_validation_losses(tmp_path):
     assert "Training loss by epoch" in text
 
 
+@pytest.mark.slow
 def test_a_cohort_too_small_to_measure_says_so(tmp_path):
     cases, _ = make_cases(14, seed=3)
     results = make_results(cases, np.linspace(-1, 1, 14), k=2)

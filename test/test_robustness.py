@@ -54,6 +54,7 @@ def test_the_record_has_the_thirteen_features_of_the_study() -> None:
     assert set(FEATURES) == columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", FEATURES)
 def test_a_dropped_feature_is_answered_and_counts_as_missing(predict: Predict, key: str) -> None:
     record = REAL_RECORDS[0]
@@ -71,6 +72,7 @@ def test_a_record_without_any_feature_is_answered(predict: Predict) -> None:
     assert empty.time != predict(without=CLINICAL).time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("block_px", [16, 1], ids=["blocks", "pixels"])
 def test_a_thinned_mask_is_answered(
@@ -157,6 +159,7 @@ OUTCOMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", OUTCOMES.values(), ids=OUTCOMES)
 def test_a_label_never_moves_the_answer(predict: Predict, labels: dict[str, object]) -> None:
     record = {key: value for key, value in REAL_RECORDS[0].items() if key not in LABELS}

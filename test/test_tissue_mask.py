@@ -271,6 +271,7 @@ class TestReadMask:
 class TestGrid:
     """The same tissue gives the same grid, however its mask is written."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("scale", "levels"), [(1, (1,)), (2, (1, 2)), (4, (1, 4)), (8, (1, 8)), (12, (1,))]
     )

@@ -25,6 +25,7 @@ def value(c, low=None, high=None):
     return Estimate(c, low, high, n=100, events=40)
 
 
+@pytest.mark.slow
 def test_a_better_model_beats_the_best_baseline_and_an_equal_one_does_not(cohort):
     outcome, risk = cohort
     draw = np.random.default_rng(4)
